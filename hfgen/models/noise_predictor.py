@@ -1,0 +1,132 @@
+"""The noise predictor eps_theta(x_t, t): `UNet2DModel` from a preset, a config JSON or a repository."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+
+from hfgen.errors import HfgenError
+
+
+def _preset(channels, attention, layers_per_block=1, norm_num_groups=8, attention_head_dim=16, **more):
+    down = ["AttnDownBlock2D" if a else "DownBlock2D" for a in attention]
+    up = ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)]
+    return {
+        "block_out_channels": channels,
+        "down_block_types": down,
+        "up_block_types": up,
+        "layers_per_block": layers_per_block,
+        "norm_num_groups": norm_num_groups,
+        "attention_head_dim": attention_head_dim,
+        **more,
+    }
+
+
+UNET_PRESETS = {
+    # 8x8 and 4x4
+    "digits": _preset([32, 64], [False, True]),
+    # 28x28, 14x14 and 7x7; its 0.7 M parameters were chosen for quality per CPU-second and fit 3 MB
+    "mnist": _preset([20, 40, 60], [False, False, True], norm_num_groups=4, attention_head_dim=20),
+    # the 35.7 M parameters of Ho et al. 2020, appendix B: 32x32 to 4x4, attention at 16x16
+    "cifar10": _preset(
+        [128, 256, 256, 256],
+        [False, True, False, False],
+        layers_per_block=2,
+        norm_num_groups=32,
+        attention_head_dim=None,
+        dropout=0.1,
+        downsample_padding=0,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+    ),
+}
+UNET_PRESETS["mnist-fourier"] = {**UNET_PRESETS["mnist"], "time_embedding_type": "fourier"}
+
+
+def load_unet_config(name_or_path: str) -> dict:
+    """The config of a preset, of a JSON file, of a folder with a config.json, or of a repository on the Hub.
+
+    Raises `HfgenError` for an unknown name and for a file that is no JSON object.
+    """
+    if name_or_path in UNET_PRESETS:
+        return dict(UNET_PRESETS[name_or_path])
+    path = Path(name_or_path)
+    if path.suffix == ".json":
+        return _read_json(path)
+    for folder in (path / "unet", path):
+        if (folder / "config.json").is_file():
+            return _read_json(folder / "config.json")
+    try:
+        return dict(UNet2DModel.load_config(name_or_path))
+    except (OSError, ValueError) as error:
+        raise HfgenError(
+            f"model_config_name_or_path={name_or_path!r} is no preset ({', '.join(UNET_PRESETS)}), no config JSON, "
+            "no folder with a config.json and no repository that can be reached: pass one of these"
+        ) from error
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise HfgenError(f"model config {path}: {error}; pass a JSON file of UNet2DModel's arguments") from error
+    if not isinstance(config, dict):
+        raise HfgenError(
+            f"model config {path} holds a {type(config).__name__}: pass an object of UNet2DModel's arguments"
+        )
+    return config
+
+
+def build_unet(config: dict, resolution: int, channels: int, num_train_timesteps: int) -> UNet2DModel:
+    """A `UNet2DModel` for images of (channels, resolution, resolution) and steps 0..num_train_timesteps - 1.
+
+    `time_embedding_type` is "positional" (sinusoidal), "learned", or "fourier": random Fourier features of log t
+    (Tancik et al. 2020), t = timestep + 1, kept as a frozen table over the timesteps. `UNet2DModel`'s own "fourier"
+    takes the log of timestep 0 and yields NaN; the table is a "learned" embedding, so stock diffusers loads it.
+
+    Raises `HfgenError` when the resolution cannot be halved between the levels or the config does not build.
+    """
+    values = {k: v for k, v in config.items() if not k.startswith("_")}
+    values |= {"sample_size": resolution, "in_channels": channels, "out_channels": channels}
+    _check_halving(resolution, len(values.get("block_out_channels") or [0] * 4))
+    fourier = values.get("time_embedding_type") == "fourier"
+    if fourier:
+        values["time_embedding_type"] = "learned"
+    if values.get("time_embedding_type") == "learned":
+        values["num_train_timesteps"] = num_train_timesteps
+    unknown = set(values) - set(UNet2DModel._get_init_keys(UNet2DModel))
+    if unknown:
+        raise HfgenError(
+            f"model config has {', '.join(sorted(unknown))}: UNet2DModel takes no such argument; remove it"
+        )
+    try:
+        unet = UNet2DModel(**values)
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise HfgenError(f"UNet2DModel cannot be built from this config: {' '.join(str(error).split())}") from error
+    if fourier:
+        unet.time_proj.weight.requires_grad_(False).copy_(fourier_table(*unet.time_proj.weight.shape))
+    return unet
+
+
+def _check_halving(resolution: int, levels: int):
+    multiple = 2 ** (levels - 1)
+    if resolution % multiple:
+        above = math.ceil(resolution / multiple) * multiple
+        raise HfgenError(
+            f"resolution={resolution} cannot be halved {levels - 1} times by a UNet of {levels} levels: "
+            f"use a multiple of {multiple} such as --resolution {above}, or a model with fewer levels"
+        )
+
+
+def fourier_table(num_timesteps: int, features: int, scale: float = 1.0) -> torch.Tensor:
+    """Random Fourier features sqrt(2) [sin(2 pi w log t), cos(2 pi w log t)], t = 1..T, w ~ N(0, scale^2): (T, features).
+
+    Drawn from the global generator. The log spreads the first steps, where the noise changes by its largest factor.
+    """
+    w = torch.randn(features // 2) * scale
+    angles = 2 * math.pi * torch.arange(1, num_timesteps + 1).log()[:, None] * w
+    return math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1)
