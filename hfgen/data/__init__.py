@@ -1,0 +1,1 @@
+"""Images in: any `datasets` source or folder becomes uint8 tensors."""
