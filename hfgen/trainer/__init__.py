@@ -1,0 +1,1 @@
+"""The one training loop on Accelerate, its configuration, checkpoints and pictures."""

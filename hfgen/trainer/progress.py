@@ -1,0 +1,81 @@
+"""What a training tells while it runs: progress bar, trackers, and a history on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+HISTORY_FILE = "history.jsonl"
+
+
+class Progress:
+    """Readings go to the bar, to the trackers and, a JSON object a line, to history.jsonl; main process only."""
+
+    def __init__(self, accelerator: Accelerator, output_dir: Path, step: int, max_steps: int, batch_size: int):
+        self.accelerator, self.batch_size, self.last_reading = accelerator, batch_size, step
+        self.history = output_dir / HISTORY_FILE
+        self.bar = tqdm(total=max_steps, initial=step, disable=not accelerator.is_main_process, desc="steps")
+        self.shown = {}
+        self.resumed_at = step
+
+    def __enter__(self):
+        if self.accelerator.is_main_process:
+            write_history(self.history, [row for row in read_history(self.history) if row["step"] <= self.resumed_at])
+        self.clock = time.perf_counter()
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+    def tick(self):
+        self.bar.update()
+
+    def reading(self, step: int, loss: float, learning_rate: float):
+        """Loss per pixel since the last reading, learning rate, and images/s over all processes."""
+        now = time.perf_counter()
+        rate = (step - self.last_reading) * self.batch_size / (now - self.clock)
+        self.clock, self.last_reading = now, step
+        self._show(loss=f"{loss:.4f}", lr=f"{learning_rate:.1e}", **{"images/s": f"{rate:.0f}"})
+        self._log(step, {"train_loss": loss, "learning_rate": learning_rate, "images_per_second": rate})
+
+    def validation(self, step: int, epoch: int, loss: float):
+        """Held-out loss after an epoch."""
+        self._show(val=f"{loss:.4f}")
+        self._log(step, {"validation_loss": loss, "epoch": epoch})
+
+    @contextmanager
+    def paused(self):
+        """Time inside the block does not count for images/s."""
+        start = time.perf_counter()
+        yield
+        self.clock += time.perf_counter() - start
+
+    def _show(self, **values):
+        self.shown |= values
+        self.bar.set_postfix(self.shown)
+
+    def _log(self, step: int, values: dict):
+        self.accelerator.log(values, step=step)
+        if self.accelerator.is_main_process:
+            with self.history.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def read_history(path: Path) -> list[dict]:
+    """The readings so far; a last line that a kill cut short is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def write_history(path: Path, rows: list[dict]):
+    beside = path.with_name(f".{path.name}")
+    beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(beside, path)

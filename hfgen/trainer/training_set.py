@@ -1,0 +1,61 @@
+"""From data flags to training and held-out images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+from datasets import Dataset
+
+from hfgen.data.decode import ImageReader, channels_of, open_image, undecoded
+from hfgen.data.images import ImagesInMemory, ImagesStreamed, load_images
+from hfgen.data.sources import choose_splits, find_image_column, find_label_column, load_source
+from hfgen.trainer.config import DataArguments
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Training and held-out images of one shape; `held_out` says in words where the latter come from."""
+
+    train: ImagesInMemory | ImagesStreamed
+    validation: ImagesInMemory | ImagesStreamed
+    channels: int
+    resolution: int
+    held_out: str
+
+
+def load_training_set(
+    data: DataArguments, channels: int | None, resolution: int | None, seed: int, accelerator: Accelerator
+) -> TrainingSet:
+    """Load, split and decode; call it on every process.
+
+    `channels` and `resolution` are the model's own when its config has them; flags come first, then the model, then
+    the first image (its mode: grey or RGB; its shorter side).
+
+    Raises `HfgenError` for an unknown source, split or column and for a row that cannot be read.
+    """
+    with accelerator.main_process_first():
+        source = load_source(data.dataset_name, data.dataset_config_name, data.train_data_dir, data.cache_dir)
+        train, validation, held_out = _splits(source, data, seed)
+    column = find_image_column(train, data.image_column)
+    find_image_column(validation, column)
+    train, validation = undecoded(train, column), undecoded(validation, column)
+    first = open_image(train, column, 0)
+    channels = channels or channels_of(first)
+    resolution = data.resolution or resolution or min(first.size)
+
+    def images(dataset: Dataset, center_crop: bool):
+        reader = ImageReader(dataset, column, channels, resolution, center_crop, seed)
+        return load_images(reader, accelerator.device, accelerator.is_local_main_process)
+
+    return TrainingSet(
+        images(train, data.center_crop), images(validation, center_crop=True), channels, resolution, held_out
+    )
+
+
+def _splits(source, data: DataArguments, seed: int):
+    label_column = find_label_column(next(iter(source.values())), data.label_column)
+    train, validation, held_out = choose_splits(source, data.train_split, data.validation_split, label_column, seed)
+    if data.max_train_samples is not None:
+        train = train.select(range(min(data.max_train_samples, len(train))))
+    return train, validation, held_out

@@ -1,0 +1,79 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+
+from hfgen.trainer.arguments import parse_ddpm_config
+from hfgen.trainer.ddpm import train_ddpm
+
+SCRIPT = Path(__file__).parents[2] / "training" / "train_ddpm.py"
+
+
+@pytest.fixture
+def tiny_flags(tmp_path):
+    """A run of 12 optimizer steps over 3 epochs on 64 real digits, with a UNet of 10 thousand parameters."""
+    unet = {
+        "block_out_channels": [8, 8],
+        "down_block_types": ["DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D"],
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "add_attention": False,
+    }
+    (tmp_path / "unet.json").write_text(json.dumps(unet))
+    return {
+        "dataset_name": "digits",
+        "validation_split": "test",
+        "max_train_samples": 64,
+        "model_config_name_or_path": tmp_path / "unet.json",
+        "train_batch_size": 16,
+        "eval_batch_size": 64,
+        "num_epochs": 3,
+        "learning_rate": 1e-3,
+        "lr_warmup_steps": 3,
+        "checkpointing_steps": 4,
+        "logging_steps": 2,
+        "save_images_epochs": 0,
+        "logger": "none",
+        "output_dir": tmp_path / "out",
+    }
+
+
+@pytest.fixture
+def words(tiny_flags):
+    """Command-line words of the tiny run with some flags changed."""
+
+    def make(**changes):
+        return [f"--{k}={v}" for k, v in {**tiny_flags, **changes}.items() if v is not None]
+
+    return make
+
+
+@pytest.fixture
+def train(words):
+    """Train in this process; returns the output folder."""
+
+    def run(**changes):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        return train_ddpm(parse_ddpm_config(words(**changes)))
+
+    return run
+
+
+@pytest.fixture
+def script(words):
+    """Start training/train_ddpm.py as a process of its own, as a user does."""
+
+    def start(launcher=(sys.executable,), **changes):
+        command = [*launcher, str(SCRIPT), *words(**changes)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        )
+
+    return start

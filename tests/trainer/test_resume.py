@@ -1,0 +1,113 @@
+"""A killed training goes on as if nothing had happened."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from hfgen.errors import HfgenError
+from hfgen.trainer.checkpoints import STATE_FILE, UNFINISHED, checkpoints
+from hfgen.trainer.progress import read_history
+
+WEIGHTS = Path("unet/diffusion_pytorch_model.safetensors")
+
+
+def assert_same_weights(one: Path, other: Path):
+    a, b = load_file(one / WEIGHTS), load_file(other / WEIGHTS)
+    assert a.keys() == b.keys()
+    assert all((a[name] == b[name]).all() for name in a)
+
+
+def kill_when(process, condition):
+    """kill -9 the process and its children at the moment the condition holds."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def test_killed_process_ends_with_the_weights_of_one_never_interrupted(script, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    reference = script(output_dir=whole, num_epochs=8, lr_scheduler="cosine")
+    finish(reference)
+    # step 8 ends the second of the epochs of 4 steps; with 32 to come the kill falls within a later one
+    process = script(output_dir=killed, num_epochs=8)
+    kill_when(process, (killed / "checkpoint-8").exists)
+    assert not (killed / "model_index.json").exists()
+    out = finish(script(output_dir=killed, num_epochs=8, resume_from_checkpoint="latest"))
+    assert "resuming after step" in out
+    assert_same_weights(whole, killed)
+    steps = [row["step"] for row in read_history(killed / "history.jsonl") if "train_loss" in row]
+    assert steps == list(range(2, 33, 2))
+
+
+def test_killed_while_a_checkpoint_is_written(script, train, tmp_path):
+    killed = tmp_path / "killed"
+    flags = {"checkpointing_steps": 3, "num_epochs": 12}
+    process = script(output_dir=killed, **flags)
+    kill_when(process, lambda: (killed / "checkpoint-6").exists() and list(killed.glob(f"{UNFINISHED}checkpoint-*")))
+    assert all((path / STATE_FILE).is_file() for path in killed.glob("checkpoint-*"))
+    finish(script(output_dir=killed, resume_from_checkpoint="latest", **flags))
+    assert not list(killed.glob(f"{UNFINISHED}*"))
+    whole = tmp_path / "whole"
+    finish(script(output_dir=whole, **flags))
+    assert_same_weights(whole, killed)
+
+
+def test_resuming_mid_epoch_in_the_second_epoch_gives_the_same_weights(train, tmp_path):
+    whole = train(output_dir=tmp_path / "whole", checkpointing_steps=6)
+    resumed = train(output_dir=tmp_path / "resumed", resume_from_checkpoint=whole / "checkpoint-6")
+    assert_same_weights(whole, resumed)
+
+
+def test_latest_without_a_checkpoint_starts_fresh(train, tmp_path):
+    fresh = train(output_dir=tmp_path / "fresh")
+    latest = train(output_dir=tmp_path / "latest", resume_from_checkpoint="latest")
+    assert_same_weights(fresh, latest)
+
+
+def test_total_limit_keeps_the_newest(train):
+    out = train(checkpointing_steps=2, checkpoints_total_limit=2)
+    assert [path.name for path in checkpoints(out)] == ["checkpoint-10", "checkpoint-12"]
+
+
+def test_folder_without_its_state_file_is_no_checkpoint(train, tmp_path):
+    out = train()
+    (out / "checkpoint-99").mkdir()
+    assert [path.name for path in checkpoints(out)] == ["checkpoint-4", "checkpoint-8", "checkpoint-12"]
+    with pytest.raises(HfgenError, match=r"checkpoint-99.*checkpoint-4, checkpoint-8, checkpoint-12"):
+        train(resume_from_checkpoint=out / "checkpoint-99")
+
+
+def test_checkpoint_of_another_configuration_names_the_keys(train):
+    out = train()
+    before = sorted(path.name for path in out.rglob("*"))
+    with pytest.raises(HfgenError, match=r"learning_rate: 0.001 there, 0.01 here; seed: 0 there, 7 here"):
+        train(resume_from_checkpoint="latest", learning_rate=0.01, seed=7)
+    assert sorted(path.name for path in out.rglob("*")) == before
+
+
+def test_constant_learning_rate_can_be_trained_longer(train, tmp_path):
+    flags = {"lr_scheduler": "constant"}
+    whole = train(output_dir=tmp_path / "whole", num_epochs=3, **flags)
+    train(output_dir=tmp_path / "longer", num_epochs=2, **flags)
+    longer = train(output_dir=tmp_path / "longer", num_epochs=3, resume_from_checkpoint="latest", **flags)
+    assert_same_weights(whole, longer)
+
+
+def test_cosine_learning_rate_cannot_be_trained_longer(train):
+    train(num_epochs=2)
+    with pytest.raises(HfgenError, match="max_steps: 8 there, 12 here"):
+        train(num_epochs=3, resume_from_checkpoint="latest")
