@@ -129,3 +129,9 @@ class LinearDDPMScheduler(DDPMScheduler):
         rows = self._posterior_coefficients[:, timesteps.cpu()].to(x_t.dtype).to(x_t.device)
         of_x_0, of_x_t, variance = rows.reshape(3, -1, *[1] * (x_t.ndim - 1)).unbind()
         return of_x_0 * x_0 + of_x_t * x_t, variance
+
+    def _get_variance(self, t, predicted_variance=None, variance_type=None):
+        """As inherited, but 0 at the last step whatever the timestep spacing: z = 0 there (Ho et al., algorithm 2)."""
+        if self.previous_timestep(t) < 0:
+            return torch.zeros_like(self.one)
+        return super()._get_variance(t, predicted_variance, variance_type)

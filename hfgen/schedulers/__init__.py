@@ -1,0 +1,20 @@
+"""Noise schedules, and samplers by name. Loaded on first use, so that a command line can list the names at once."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from hfgen.schedulers.names import SAMPLER_NAMES
+
+if TYPE_CHECKING:
+    from hfgen.schedulers.samplers import make_sampler
+    from hfgen.schedulers.scheduling_hfgen_linear_ddpm import LinearDDPMScheduler
+
+__all__ = ["SAMPLER_NAMES", "LinearDDPMScheduler", "make_sampler"]
+
+_MODULES = {"LinearDDPMScheduler": "scheduling_hfgen_linear_ddpm", "make_sampler": "samplers"}
+
+
+def __getattr__(name):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

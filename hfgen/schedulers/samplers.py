@@ -1,0 +1,63 @@
+"""Samplers by name: the scheduler a model was trained with, turned into another of diffusers with the same betas."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+
+from hfgen.errors import HfgenError
+from hfgen.schedulers.names import SAMPLER_NAMES
+
+# timestep spacings of table 2 in Lin et al. 2023 that start at T - 1, where x_t is noise, for any number of steps
+SAMPLERS = {
+    "ddpm": (DDPMScheduler, "trailing"),
+    "ddim": (DDIMScheduler, "trailing"),
+    "dpmsolver++": (DPMSolverMultistepScheduler, "linspace"),
+    "unipc": (UniPCMultistepScheduler, "linspace"),
+    "euler": (EulerDiscreteScheduler, "trailing"),
+    "heun": (HeunDiscreteScheduler, "trailing"),
+}
+FEW_STEPS = {"dpmsolver++": 20, "unipc": 20}
+
+
+def make_sampler(name: str, scheduler: SchedulerMixin) -> SchedulerMixin:
+    """A new scheduler that samples from a model trained with `scheduler`; betas and prediction type are kept.
+
+    "ddpm" is ancestral sampling (Ho et al. 2020) and keeps the class of a `DDPMScheduler`; "ddim" is Song et al.
+    2021, "dpmsolver++" Lu et al. 2022, "unipc" Zhao et al. 2023, "euler" and "heun" Karras et al. 2022.
+
+    Raises `HfgenError` for an unknown name, for a scheduler without betas, and for betas that the new one cannot have.
+    """
+    if name not in SAMPLER_NAMES:
+        raise HfgenError(f"unknown scheduler {name!r}: choose one of {', '.join(SAMPLER_NAMES)}")
+    if "beta_schedule" not in scheduler.config:
+        raise HfgenError(
+            f"{type(scheduler).__name__} has no betas in its config and cannot become {name!r}: "
+            "use a model trained with a DDPMScheduler"
+        )
+    cls, spacing = SAMPLERS[name]
+    cls = type(scheduler) if isinstance(scheduler, cls) else cls
+    # without the underscored keys: from_config would drop the values that _use_default_values lists
+    config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
+    try:
+        sampler = cls.from_config({**config, "timestep_spacing": spacing})
+    except NotImplementedError as error:
+        raise HfgenError(f"{cls.__name__} has no {config['beta_schedule']!r} betas: use --scheduler ddpm") from error
+    if not torch.allclose(sampler.betas.double(), scheduler.betas.double(), rtol=1e-5, atol=0):
+        raise HfgenError(f"{cls.__name__} cannot keep the betas of {type(scheduler).__name__}: use --scheduler ddpm")
+    return sampler
+
+
+def default_steps(name: str, num_train_timesteps: int) -> int:
+    """Denoising steps that give good images: all T for "ddpm", 20 for the second-order solvers, otherwise 50."""
+    if name == "ddpm":
+        return num_train_timesteps
+    return min(FEW_STEPS.get(name, 50), num_train_timesteps)
