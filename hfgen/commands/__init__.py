@@ -1,0 +1,1 @@
+"""One file for each command of `hfgen`: `add_parser(commands)` declares its flags, `run(args)` does its work."""

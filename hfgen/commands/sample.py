@@ -1,0 +1,96 @@
+"""`hfgen sample`: images from a trained pipeline, as a grid, single files, or an animation from noise to image."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hfgen.commands.values import fraction, whole_number
+from hfgen.errors import HfgenError
+from hfgen.schedulers.names import SAMPLER_NAMES
+
+OTHER_PICTURES = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def add_parser(commands):
+    """Declare the flags."""
+    parser = commands.add_parser("sample", help="images from a trained pipeline", description=__doc__)
+    add = parser.add_argument
+    add("pipeline", metavar="PATH_OR_REPO", help="folder of a pipeline, or a repository on the Hub")
+    add("--revision", help="branch, tag or commit of the repository")
+    add("--num_images", type=whole_number(1), default=64, help="(default: %(default)s)")
+    add("--scheduler", choices=SAMPLER_NAMES, default="ddpm", help="sampler (default: %(default)s)")
+    add(
+        "--steps",
+        type=whole_number(1),
+        help="denoising steps (default: all for ddpm, 20 for dpmsolver++ and unipc, otherwise 50)",
+    )
+    add("--eta", type=fraction, default=0.0, help="noise of ddim, from 0 to 1 as in ddpm (default: %(default)s)")
+    add("--seed", type=whole_number(0), default=0, help="image i depends on the seed and i (default: %(default)s)")
+    add("--out", type=Path, default="grid.png", help="PNG of the grid, or a new folder of PNGs (default: %(default)s)")
+    add("--trajectory", type=Path, metavar="GIF", help="also write an animation from noise to image")
+    add("--batch_size", type=whole_number(1), default=64, help="images at once (default: %(default)s)")
+    add("--device", help="such as cuda:1 or cpu (default: cuda, mps or cpu, the first there is)")
+    parser.set_defaults(run=run)
+
+
+def run(args):
+    """Check the outputs, load, sample, write, and tell what was written.
+
+    Raises `HfgenError` before sampling for what cannot be loaded, sampled or written.
+    """
+    single_files = check_outputs(args.out, args.trajectory)
+    from diffusers.utils import logging
+
+    from hfgen.images import image_grid, save_folder, save_gif, save_png, to_pil
+    from hfgen.sampling import generate, load_pipeline, pick_device, trajectory_grids
+    from hfgen.schedulers.samplers import default_steps, make_sampler
+
+    logging.disable_progress_bar()
+    device = pick_device(args.device)
+    pipeline = load_pipeline(args.pipeline, revision=args.revision, device=device)
+    pipeline.scheduler = make_sampler(args.scheduler, pipeline.scheduler)
+    steps = args.steps or default_steps(args.scheduler, pipeline.scheduler.config.num_train_timesteps)
+    samples = generate(
+        pipeline, args.num_images, steps, args.seed, args.batch_size, args.eta, trajectory=args.trajectory is not None
+    )
+    if single_files:
+        save_folder(to_pil(samples.images), args.out)
+    else:
+        save_png(image_grid(samples.images), args.out)
+    print(f"{args.out}: {args.num_images} images of {'x'.join(map(str, samples.images.shape[1:]))}")
+    if args.trajectory is not None:
+        save_gif(trajectory_grids(samples.trajectory), args.trajectory)
+        print(f"{args.trajectory}: {len(samples.trajectory)} frames of {samples.trajectory.shape[1]} images")
+    rate = args.num_images / samples.seconds
+    print(f"{samples.seconds:.1f} s, {rate:.3g} images/s ({args.scheduler}, {steps} steps, {device})")
+
+
+def check_outputs(out: Path, trajectory: Path | None) -> bool:
+    """Make the folders of the outputs; True if `out` is a folder for single files.
+
+    Raises `HfgenError` for a picture format other than PNG and GIF, for a folder that is not empty, and for a place
+    that cannot be written to.
+    """
+    suffix = out.suffix.lower()
+    if suffix in OTHER_PICTURES:
+        raise HfgenError(f"--out {out}: grids are PNG files, name one that ends in .png, or a folder")
+    if trajectory is not None:
+        if trajectory.suffix.lower() != ".gif":
+            raise HfgenError(f"--trajectory {trajectory}: animations are GIF files, name one that ends in .gif")
+        _make_folder("--trajectory", trajectory, trajectory.parent)
+    _make_folder("--out", out, out.parent if suffix == ".png" else out)
+    if suffix != ".png" and any(out.iterdir()):
+        raise HfgenError(f"--out {out} is a folder with files in it: name a new one, or a file that ends in .png")
+    return suffix != ".png"
+
+
+def _make_folder(flag, path, folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HfgenError(f"{flag} {path}: {folder} is no folder ({error.strerror}): name another") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise HfgenError(f"{flag} {path}: no permission to write to {folder}: name another")
+    if path != folder and path.is_dir():
+        raise HfgenError(f"{flag} {path} is a folder: name a file")
