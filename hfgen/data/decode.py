@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 from datasets import Dataset
 from datasets import Image as ImageFeature
 
 from hfgen.errors import HfgenError
 
-GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "F")
+GREY_MODES = ("1", "L", "LA", "La")
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,27 @@ class ImageReader:
 
 
 def open_image(dataset: Dataset, column: str, row: int) -> PIL.Image.Image:
-    """The decoded image of a row of a dataset from `undecoded`; `HfgenError` names a row that cannot be read."""
+    """The decoded image of a row of a dataset from `undecoded`: upright, as its EXIF tag says, and of 8 bits a channel.
+
+    `HfgenError` names a row that cannot be read and one whose pixels have no known range (32-bit integers and floats).
+    """
     try:
         value = dataset[row][column]
         source = io.BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"]
         image = PIL.Image.open(source)
         image.load()
+        PIL.ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # Pillow's readers raise many kinds; each means the same to the user
         raise HfgenError(
             f"row {row} of image column {column!r} is unreadable ({' '.join(str(error).split())[:120]}): "
             "mend or remove this row and start again"
         ) from error
+    if image.mode in ("I", "F"):
+        raise HfgenError(
+            f"row {row} of image column {column!r} has 32-bit pixels of unknown range: convert the images to 8 bits"
+        )
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
+        image = PIL.Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     return image
 
 

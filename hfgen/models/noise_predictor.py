@@ -92,7 +92,6 @@ def build_unet(config: dict, resolution: int, channels: int, num_train_timesteps
     """
     values = {k: v for k, v in config.items() if not k.startswith("_")}
     values |= {"sample_size": resolution, "in_channels": channels, "out_channels": channels}
-    _check_halving(resolution, len(values.get("block_out_channels") or [0] * 4))
     fourier = values.get("time_embedding_type") == "fourier"
     if fourier:
         values["time_embedding_type"] = "learned"
@@ -107,6 +106,7 @@ def build_unet(config: dict, resolution: int, channels: int, num_train_timesteps
         unet = UNet2DModel(**values)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise HfgenError(f"UNet2DModel cannot be built from this config: {' '.join(str(error).split())}") from error
+    _check_halving(resolution, len(unet.config.block_out_channels))
     if fourier:
         unet.time_proj.weight.requires_grad_(False).copy_(fourier_table(*unet.time_proj.weight.shape))
     return unet
