@@ -44,7 +44,7 @@ def image_grid(
     Args:
         images: uint8 (N, C, H, W) with C = 1 or 3, or PIL images of one size; N >= 1.
         columns: by default as many as make the grid nearly square.
-        scale: whole factor of enlargement, pixels repeated; by default a cell is at least 56 pixels high and wide.
+        scale: whole factor of enlargement, bicubic: 8x8 digits are hardly legible as squares; by default a cell is at least 56 pixels high and wide.
     """
     cells = to_pil(images) if isinstance(images, torch.Tensor) else images
     columns = columns or math.ceil(math.sqrt(len(cells)))
@@ -55,7 +55,7 @@ def image_grid(
     size = (columns * width + PADDING, rows * height + PADDING)
     grid = Image.new("L" if grey else "RGB", size, BACKGROUND if grey else (BACKGROUND,) * 3)
     for i, cell in enumerate(cells):
-        large = cell.resize((cell.width * scale, cell.height * scale), Image.Resampling.NEAREST)
+        large = cell.resize((cell.width * scale, cell.height * scale), Image.Resampling.BICUBIC)
         grid.paste(large, (i % columns * width + PADDING, i // columns * height + PADDING))
     return grid
 

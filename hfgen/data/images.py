@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class ImagesStreamed(TorchDataset):
             for batch in loader:
                 yield batch.to(self.device, non_blocking=True)
         except HfgenError as error:  # a worker's error arrives with its whole traceback as text
+            traceback.clear_frames(error.__traceback__)  # frees the loader, which then ends its workers at once
             raise HfgenError(str(error).strip().rpartition("HfgenError: ")[2]) from None
 
 

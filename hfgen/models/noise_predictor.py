@@ -104,7 +104,7 @@ def build_unet(config: dict, resolution: int, channels: int, num_train_timesteps
         )
     try:
         unet = UNet2DModel(**values)
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # for a wrong value its constructor raises anything, UnboundLocalError included
         raise HfgenError(f"UNet2DModel cannot be built from this config: {' '.join(str(error).split())}") from error
     _check_halving(resolution, len(unet.config.block_out_channels))
     if fourier:

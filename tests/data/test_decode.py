@@ -1,0 +1,170 @@
+"""Decoding against Pillow called directly, and against datasets' own decoder."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+from datasets import Dataset, Features, Image
+
+from hfgen.data.decode import ImageReader, channels_of, open_image, undecoded
+from hfgen.errors import HfgenError
+
+FEATURES = Features({"image": Image()})
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def dataset_of(*files):
+    return Dataset.from_dict({"image": [{"bytes": data, "path": None} for data in files]}, features=FEATURES)
+
+
+def reader(*files, channels=1, resolution=8, center_crop=True, seed=0):
+    dataset = undecoded(dataset_of(*files), "image")
+    return ImageReader(dataset, "image", channels, resolution, center_crop, seed)
+
+
+def random_image(width, height, mode="RGB", seed=0):
+    shape = (height, width, 3) if mode == "RGB" else (height, width)
+    return PIL.Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def columns_image(width, height):
+    """Each pixel's value is its column."""
+    return PIL.Image.fromarray(np.tile(np.arange(width, dtype=np.uint8), (height, 1)))
+
+
+def rows_image(width, height):
+    return columns_image(height, width).transpose(PIL.Image.Transpose.TRANSPOSE)
+
+
+def test_an_image_of_the_right_size_is_untouched():
+    grey, colour = random_image(8, 8, "L"), random_image(8, 8)
+    array = reader(encoded(grey))(0)
+    assert array.dtype == np.uint8
+    assert np.array_equal(array, np.asarray(grey)[None])
+    assert np.array_equal(reader(encoded(colour), channels=3)(0), np.asarray(colour).transpose(2, 0, 1))
+
+
+def test_grey_is_repeated_in_three_channels():
+    grey = random_image(8, 8, "L")
+    assert np.array_equal(reader(encoded(grey), channels=3)(0), np.stack([np.asarray(grey)] * 3))
+
+
+def test_colour_becomes_luma():
+    colour = random_image(8, 8)
+    luma = np.asarray(colour) @ np.array([0.299, 0.587, 0.114])  # ITU-R 601-2
+    # rounded to an integer, with coefficients in 16-bit fixed point
+    assert np.abs(reader(encoded(colour))(0)[0] - luma).max() < 0.51
+
+
+def test_palette_and_transparency():
+    colours = PIL.Image.fromarray(np.full((8, 8, 3), (255, 0, 0), np.uint8))
+    palette = reader(encoded(colours.convert("P", palette=PIL.Image.Palette.ADAPTIVE)), channels=3)(0)
+    assert (palette[:, 0, 0] == [255, 0, 0]).all()
+    assert reader(encoded(random_image(8, 8).convert("RGBA")), channels=3)(0).shape == (3, 8, 8)
+
+
+def test_sixteen_bits_are_scaled_to_eight():
+    deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040  # 0..65520
+    array = reader(encoded(PIL.Image.fromarray(deep)))(0)[0]
+    # 65535 becomes 255; what is between is rounded down
+    assert np.array_equal(array, deep // 257)
+
+
+def test_pixels_of_unknown_range_are_refused():
+    floats = encoded(PIL.Image.fromarray(np.zeros((8, 8), np.float32)), "TIFF")
+    with pytest.raises(HfgenError, match=r"row 1 of image column 'image' has 32-bit pixels .*: convert the images"):
+        reader(encoded(random_image(8, 8)), floats)(1)
+
+
+@pytest.mark.parametrize(("width", "height", "resized"), [(40, 20, (20, 10)), (21, 35, (10, 17)), (5, 9, (10, 18))])
+def test_the_shorter_side_is_resized(width, height, resized):
+    image = random_image(width, height, "L")
+    expected = image.resize(resized, PIL.Image.Resampling.BILINEAR)
+    left, top = (resized[0] - 10) // 2, (resized[1] - 10) // 2
+    expected = expected.crop((left, top, left + 10, top + 10))
+    assert np.array_equal(reader(encoded(image), resolution=10)(0)[0], np.asarray(expected))
+
+
+def test_reducing_averages_the_pixels():
+    image = PIL.Image.fromarray(np.indices((64, 64)).sum(0).astype(np.uint8) % 2 * 255)  # a fine chessboard
+    # its mean is 127.5 everywhere; a resize that skips pixels would keep 0 and 255
+    assert np.abs(reader(encoded(image))(0).astype(float) - 127.5).max() < 2
+
+
+def test_centre_crop():
+    assert (reader(encoded(columns_image(13, 8)))(0)[0] == np.arange(2, 10)).all()
+    assert (reader(encoded(rows_image(8, 13)))(0)[0] == np.arange(2, 10)[:, None]).all()
+
+
+@pytest.mark.parametrize("make", [columns_image, rows_image])
+def test_random_crop_lies_inside_and_reaches_every_place(make):
+    size = (12, 8) if make is columns_image else (8, 12)
+    crops = reader(*[encoded(make(*size))] * 60, center_crop=False)
+    firsts = []
+    for row in range(60):
+        array = crops(row)[0] if make is columns_image else crops(row)[0].T
+        firsts.append(int(array[0, 0]))
+        assert (array == np.arange(firsts[-1], firsts[-1] + 8)).all()  # eight neighbours, every row alike
+    assert set(firsts) == {0, 1, 2, 3, 4}
+
+
+def test_random_crop_is_a_function_of_seed_and_row():
+    files = [encoded(columns_image(200, 8))] * 20
+
+    def crops(seed):
+        return [int(reader(*files, center_crop=False, seed=seed)(row)[0, 0, 0]) for row in range(20)]
+
+    assert crops(0) == crops(0)
+    assert crops(0) != crops(1)
+    assert len(set(crops(0))) > 10  # of 193 places
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_upright_as_datasets_decodes_them(orientation):
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = orientation
+    dataset = dataset_of(encoded(random_image(12, 8), exif=exif))
+    ours = open_image(undecoded(dataset, "image"), "image", 0)
+    assert ours.size == ((12, 8) if orientation < 5 else (8, 12))
+    assert np.array_equal(np.asarray(ours), np.asarray(dataset[0]["image"]))
+
+
+def test_images_are_read_from_paths(tmp_path):
+    image = random_image(8, 8, "L")
+    image.save(tmp_path / "a.png")
+    dataset = undecoded(Dataset.from_dict({"image": [str(tmp_path / "a.png")]}, features=FEATURES), "image")
+    assert np.array_equal(np.asarray(open_image(dataset, "image", 0)), np.asarray(image))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: b"no image", lambda data: data[: len(data) // 2], lambda data: b""],
+    ids=["text", "cut", "empty"],
+)
+def test_an_unreadable_image_names_its_row(damage):
+    good = encoded(random_image(64, 64))
+    broken = reader(good, good, damage(good), channels=3)
+    assert broken(1).shape == (3, 8, 8)
+    with pytest.raises(
+        HfgenError, match=r"row 2 of image column 'image' is unreadable \(.+\): mend or remove"
+    ) as error:
+        broken(2)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_image_names_its_row():
+    dataset = undecoded(Dataset.from_dict({"image": [None]}, features=FEATURES), "image")
+    with pytest.raises(HfgenError, match="row 0 of image column 'image' is unreadable"):
+        open_image(dataset, "image", 0)
+
+
+def test_channels_of_an_image():
+    assert [channels_of(PIL.Image.new(mode, (2, 2))) for mode in ("1", "L", "LA", "RGB", "RGBA", "P", "CMYK")] == [
+        1, 1, 1, 3, 3, 3, 3,
+    ]  # fmt: skip

@@ -1,0 +1,100 @@
+"""Batches from memory and streamed."""
+
+import multiprocessing
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from hfgen.data import images as images_module
+from hfgen.data.decode import ImageReader, undecoded
+from hfgen.data.digits import embedded_digits
+from hfgen.data.images import ImagesInMemory, ImagesStreamed, decode_all, load_images, to_model_range
+from hfgen.data.sources import load_source
+from hfgen.errors import HfgenError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return undecoded(embedded_digits()["test"], "image")
+
+
+def reader(dataset, resolution=8):
+    return ImageReader(dataset, "image", 1, resolution, False, seed=0)
+
+
+def test_decoded_images_are_the_source(digits):
+    decoded = decode_all(reader(digits), show_progress=False)
+    assert decoded.dtype == torch.uint8
+    assert decoded.shape == (297, 1, 8, 8)
+    assert np.array_equal(np.rint(decoded[:, 0].numpy() * (16 / 255)), load_digits().images[1500:])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_streamed_and_in_memory_batches_are_identical(digits, num_workers):
+    # 6 of the 8 pixels, so that each row has its own crop
+    crops = ImageReader(digits.select(range(40)), "image", 1, 6, False, seed=3)
+    rows = torch.randperm(40, generator=torch.Generator().manual_seed(0)).split(16)
+    in_memory = ImagesInMemory(decode_all(crops, show_progress=False))
+    streamed = ImagesStreamed(crops, CPU, num_workers)
+    assert len(in_memory) == len(streamed) == 40
+    batches = list(zip(in_memory.batches(rows), streamed.batches(rows), strict=True))
+    assert [len(batch) for batch, _ in batches] == [16, 16, 8]
+    for ours, theirs in batches:
+        assert ours.dtype == theirs.dtype == torch.uint8
+        assert ours.equal(theirs)
+    assert batches[0][0][0].equal(in_memory.images[rows[0][0]])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_streaming_an_unreadable_image_names_its_row(digits, num_workers):
+    broken = undecoded(
+        digits.select(range(3)).map(
+            lambda row, i: {"image": {"bytes": b"no image", "path": None} if i == 1 else row["image"]},
+            with_indices=True,
+        ),
+        "image",
+    )
+    batches = ImagesStreamed(reader(broken), CPU, num_workers).batches([torch.tensor([0]), torch.tensor([1, 2])])
+    assert next(batches).shape == (1, 1, 8, 8)
+    with pytest.raises(HfgenError, match=r"^row 1 of image column 'image' is unreadable") as error:
+        next(batches)
+    assert "\n" not in str(error.value)
+    assert not multiprocessing.active_children()  # its workers have ended
+
+
+def test_images_that_do_not_fit_are_streamed(digits):
+    huge = reader(digits, resolution=2**20)  # 297 TiB
+    assert isinstance(load_images(huge, CPU, show_progress=False), ImagesStreamed)
+
+
+def test_images_that_take_three_tenths_of_the_memory_are_kept(digits, monkeypatch):
+    size = 297 * 8 * 8
+    monkeypatch.setattr(images_module, "_free_memory", lambda device: size / 0.3 + 1)
+    in_memory = load_images(reader(digits), CPU, show_progress=False)
+    assert isinstance(in_memory, ImagesInMemory)
+    assert in_memory.images.numel() == size
+    monkeypatch.setattr(images_module, "_free_memory", lambda device: size / 0.3 - 1)
+    assert isinstance(load_images(reader(digits), CPU, show_progress=False), ImagesStreamed)
+
+
+def test_bytes_become_the_model_range():
+    values = to_model_range(torch.arange(256, dtype=torch.uint8))
+    assert values.dtype == torch.float32
+    assert values[0] == -1
+    assert values[255] == 1
+    # one division and one subtraction in float32
+    np.testing.assert_allclose(values, np.arange(256) / 127.5 - 1, atol=2e-7)
+
+
+def test_mnist_has_its_published_mean_and_deviation(mnist_path, tmp_path):
+    train = load_source(mnist_path, cache_dir=str(tmp_path))["train"]
+    decoded = decode_all(ImageReader(undecoded(train, "image"), "image", 1, 28, True, 0), show_progress=False)
+    assert decoded.shape == (60_000, 1, 28, 28)
+    pixels = decoded.numpy() / 255
+    # the published figures have five decimals
+    assert round(pixels.mean().item(), 5) == 0.13066
+    assert round(pixels.std().item(), 5) == 0.30811

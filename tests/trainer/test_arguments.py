@@ -1,0 +1,182 @@
+"""Flags and YAML files into configuration."""
+
+import re
+
+import pytest
+
+from hfgen.errors import HfgenError
+from hfgen.trainer.arguments import BELOW_ONE, NOT_NEGATIVE, POSITIVE, parse_ddpm_config
+from hfgen.trainer.config import DataArguments, DDPMConfig, DiffusionArguments, OptimizationArguments, RunArguments
+
+# diffusers' unconditional trainer has most of these: its users find their flags here
+FLAGS = (
+    "dataset_name dataset_config_name train_data_dir cache_dir resolution center_crop random_flip "
+    "model_config_name_or_path output_dir overwrite_output_dir train_batch_size eval_batch_size num_epochs "
+    "gradient_accumulation_steps learning_rate lr_scheduler lr_warmup_steps adam_beta1 adam_beta2 adam_weight_decay "
+    "adam_epsilon use_ema ema_max_decay ema_inv_gamma ema_power mixed_precision ddpm_num_steps "
+    "ddpm_num_inference_steps checkpointing_steps checkpoints_total_limit resume_from_checkpoint save_images_epochs "
+    "save_model_epochs logger max_train_steps seed image_column label_column train_split validation_split "
+    "max_train_samples max_grad_norm config"
+).split()
+
+
+def parse(*argv):
+    return parse_ddpm_config(argv)
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    def write(text):
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_defaults():
+    config = parse()
+    assert config == DDPMConfig(DataArguments(), DiffusionArguments(), OptimizationArguments(), RunArguments())
+    assert config.data.dataset_name == "ylecun/mnist"
+    assert config.model.ddpm_num_steps == 1000
+
+
+def test_every_flag_is_offered(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse("--help")
+    assert end.value.code == 0
+    offered = {word.strip("[],") for word in capsys.readouterr().out.split()}
+    assert {f"--{name}" for name in FLAGS} <= offered
+
+
+def test_flags_of_each_kind():
+    config = parse(
+        *"--dataset_name digits --resolution 8 --random_flip --use_ema False --learning_rate 2e-3".split(),
+        *"--mixed_precision bf16 --lr_scheduler constant --max_train_steps=7".split(),
+    )
+    assert config.data.dataset_name == "digits"
+    assert config.data.resolution == 8
+    assert config.data.random_flip is True
+    assert config.optimization.use_ema is False
+    assert config.optimization.learning_rate == 2e-3
+    assert config.optimization.mixed_precision == "bf16"
+    assert config.optimization.lr_scheduler == "constant"
+    assert config.optimization.max_train_steps == 7
+
+
+def test_yaml_overrides_defaults_and_flags_override_yaml(yaml_file):
+    path = yaml_file(
+        "dataset_name: digits\nlearning_rate: 2.0e-3\nuse_ema: false\nresolution: null\n"
+        "train_batch_size: 32\nrandom_flip: true\nseed: 5\n"
+    )
+    for argv in (
+        ("--config", path, "--train_batch_size", "8", "--random_flip", "False"),
+        ("--train_batch_size", "8", "--random_flip", "False", "--config", path),
+    ):
+        config = parse(*argv)
+        assert config.data.dataset_name == "digits"
+        assert config.data.resolution is None
+        assert config.data.random_flip is False
+        assert config.optimization.learning_rate == 2e-3
+        assert config.optimization.use_ema is False
+        assert config.optimization.train_batch_size == 8
+        assert config.optimization.seed == 5
+        assert config.optimization.eval_batch_size == OptimizationArguments().eval_batch_size
+        assert config.run.config == path
+
+
+def test_yaml_values_that_look_like_flags_stay_values(yaml_file):
+    config = parse("--config", yaml_file("dataset_name: --odd name\ntrain_split: '12'\nlearning_rate: 1e-4\n"))
+    assert config.data.dataset_name == "--odd name"
+    assert config.data.train_split == "12"
+    assert config.optimization.learning_rate == 1e-4  # YAML 1.1 reads 1e-4 as text
+
+
+@pytest.mark.parametrize("preset", ["digits", "mnist", "cifar10"])
+def test_presets_parse(preset, repository):
+    config = parse("--config", str(repository / "training" / f"{preset}.yaml"))
+    assert config.model.model_config_name_or_path == preset
+    assert config.data.dataset_name.endswith(preset)
+
+
+def test_all_presets_are_tested(repository):
+    assert {path.stem for path in (repository / "training").glob("*.yaml")} == {"digits", "mnist", "cifar10"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat: 1\nbatch: 2\n", "has unknown keys: learning_rat, batch; --help lists the flags"),
+        ("config: other.yaml\n", "has unknown keys: config"),
+        ("- learning_rate\n", "holds no flags: write lines such as"),
+        ("learning_rate\n", "holds no flags"),
+        ("", "holds no flags"),
+        ("a: [\n", "cannot be read"),
+    ],
+)
+def test_yaml_that_cannot_be_used(yaml_file, text, message):
+    with pytest.raises(HfgenError, match=message) as error:
+        parse("--config", yaml_file(text))
+    assert "config.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_file_that_is_missing(tmp_path):
+    with pytest.raises(HfgenError, match=r"none\.yaml' cannot be read .*No such file"):
+        parse("--config", str(tmp_path / "none.yaml"))
+    with pytest.raises(HfgenError, match=r"cannot be read .*directory"):
+        parse("--config", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        *((name, value, "greater than 0") for name in POSITIVE for value in ("0", "-1")),
+        *((name, "-1", "0 or greater") for name in NOT_NEGATIVE),
+        *((name, value, "from 0 to below 1") for name in BELOW_ONE for value in ("1", "-0.1")),
+        ("learning_rate", "nan", "greater than 0"),
+    ],
+)
+def test_numbers_out_of_range(name, value, rule):
+    with pytest.raises(HfgenError, match=rf"^{name}={value}(\.0)?: it must be {rule}$"):
+        parse(f"--{name}={value}")
+
+
+def test_numbers_at_the_ends_of_their_ranges():
+    config = parse("--seed=0", "--max_grad_norm=0", "--lr_warmup_steps=0", "--adam_beta1=0", "--num_epochs=1")
+    assert config.optimization.adam_beta1 == 0
+    assert config.optimization.num_epochs == 1
+
+
+def test_ranges_in_yaml_are_checked(yaml_file):
+    with pytest.raises(HfgenError, match="num_epochs=0: it must be greater than 0"):
+        parse("--config", yaml_file("num_epochs: 0\n"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--batch_size", "4"], "unrecognized arguments: --batch_size 4"),
+        (["--learning", "4"], "unrecognized arguments: --learning 4"),
+        (["--train_batch_size", "four"], r"argument --train_batch_size\S*: invalid int value: 'four'"),
+        (["--lr_scheduler", "square"], r"argument --lr_scheduler\S*: invalid choice: 'square'"),
+        (["--num_epochs"], r"argument --num_epochs\S*: expected one argument"),
+        (["--config"], r"argument --config\S*: expected one argument"),
+        (["digits"], "unrecognized arguments: digits"),
+    ],
+)
+def test_a_wrong_flag_ends_with_one_line_and_status_2(argv, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(*argv)
+    assert end.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert re.search(rf"error: {message}.*; see --help$", captured.err)
+
+
+def test_a_wrong_value_in_yaml_ends_as_a_wrong_flag(yaml_file, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse("--config", yaml_file("train_batch_size: four\n"))
+    assert end.value.code == 2
+    assert re.search(r"--train_batch_size\S*: invalid int value: 'four'", capsys.readouterr().err)
