@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,16 @@ class ImageReader:
     seed: int
 
     def __call__(self, row: int) -> np.ndarray:
-        image = open_image(self.dataset, self.column, row).convert("L" if self.channels == 1 else "RGB")
+        return self.decode(row, self.dataset[row][self.column])
+
+    def rows(self, rows: range) -> Iterator[tuple[int, dict]]:
+        """Row numbers and what the column holds there, read from the dataset in one piece."""
+        return zip(rows, self.dataset[rows.start : rows.stop][self.column], strict=True)
+
+    def decode(self, row: int, value: dict) -> np.ndarray:
+        """The array of a row from what the column holds there; `HfgenError` for an image that cannot be read."""
+        image = open_image(value, f"{source_row(self.dataset, row)} of image column {self.column!r}")
+        image = image.convert("L" if self.channels == 1 else "RGB")
         scale = self.resolution / min(image.size)
         if scale != 1:
             size = tuple(max(self.resolution, round(side * scale)) for side in image.size)
@@ -50,29 +60,32 @@ class ImageReader:
         return left, top, left + self.resolution, top + self.resolution
 
 
-def open_image(dataset: Dataset, column: str, row: int) -> PIL.Image.Image:
+def open_image(value: dict, name: str) -> PIL.Image.Image:
     """The decoded image of a row of a dataset from `undecoded`: upright, as its EXIF tag says, and of 8 bits a channel.
 
-    `HfgenError` names a row that cannot be read and one whose pixels have no known range (32-bit integers and floats).
+    `HfgenError` tells the `name` of a row that cannot be read or has pixels of no known range (32-bit integers, floats).
     """
     try:
-        value = dataset[row][column]
         source = io.BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"]
         image = PIL.Image.open(source)
         image.load()
         PIL.ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # Pillow's readers raise many kinds; each means the same to the user
         raise HfgenError(
-            f"row {row} of image column {column!r} is unreadable ({' '.join(str(error).split())[:120]}): "
-            "mend or remove this row and start again"
+            f"row {name} is unreadable ({' '.join(str(error).split())[:120]}): mend or remove this row and start again"
         ) from error
     if image.mode in ("I", "F"):
-        raise HfgenError(
-            f"row {row} of image column {column!r} has 32-bit pixels of unknown range: convert the images to 8 bits"
-        )
+        raise HfgenError(f"row {name} has 32-bit pixels of unknown range: convert the images to 8 bits")
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
         image = PIL.Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     return image
+
+
+def source_row(dataset: Dataset, row: int) -> str:
+    """The number that a row has in its source, also when images were held out of it, and the name of its split."""
+    indices = dataset._indices
+    number = row if indices is None else indices.column(0)[row].as_py()
+    return f"{number} of split {str(dataset.split)!r}" if dataset.split is not None else str(number)
 
 
 def undecoded(dataset: Dataset, column: str) -> Dataset:

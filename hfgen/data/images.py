@@ -18,6 +18,7 @@ from hfgen.data.decode import ImageReader
 from hfgen.errors import HfgenError
 
 MEMORY_SHARE = 0.3
+READ_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,16 @@ def decode_all(reader: ImageReader, show_progress: bool) -> torch.Tensor:
     images = torch.empty(count, reader.channels, reader.resolution, reader.resolution, dtype=torch.uint8)
     into = images.numpy()
 
-    def decode(row):
-        into[row] = reader(row)
+    def decode(item):
+        into[item[0]] = reader.decode(*item)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in tqdm(
-            pool.map(decode, range(count), chunksize=64), total=count, desc="decoding", disable=not show_progress
-        ):
-            pass
+    bar = tqdm(total=count, desc="decoding", disable=not show_progress)
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, count, READ_AT_ONCE):
+            rows = range(start, min(start + READ_AT_ONCE, count))
+            for _ in pool.map(decode, reader.rows(rows), chunksize=64):
+                pass
+            bar.update(len(rows))
     return images
 
 

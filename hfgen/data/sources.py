@@ -33,6 +33,8 @@ def load_source(
         return embedded_digits()
     if (Path(dataset_name) / "dataset_dict.json").is_file():
         return datasets.load_from_disk(dataset_name)
+    if (Path(dataset_name) / "state.json").is_file():
+        return DatasetDict(train=datasets.load_from_disk(dataset_name))
     return _load(dataset_name, dataset_name, name=dataset_config_name, cache_dir=cache_dir)
 
 

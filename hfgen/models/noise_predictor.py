@@ -102,6 +102,8 @@ def build_unet(config: dict, resolution: int, channels: int, num_train_timesteps
         raise HfgenError(
             f"model config has {', '.join(sorted(unknown))}: UNet2DModel takes no such argument; remove it"
         )
+    if values.get("num_class_embeds") is not None or values.get("class_embed_type") is not None:
+        raise HfgenError("model config has class embeddings, but this model is not told classes: remove them")
     try:
         unet = UNet2DModel(**values)
     except Exception as error:  # for a wrong value its constructor raises anything, UnboundLocalError included

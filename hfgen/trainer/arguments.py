@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +19,7 @@ POSITIVE = (
     "max_train_samples learning_rate adam_epsilon ema_inv_gamma"
 ).split()
 NOT_NEGATIVE = "lr_warmup_steps max_grad_norm save_images_epochs seed adam_weight_decay ema_power".split()
+YAML_NULLS = ("", "~", "null")
 BELOW_ONE = "adam_beta1 adam_beta2 ema_max_decay".split()
 
 
@@ -55,8 +57,9 @@ def parse_arguments(dataclass_types, argv: list[str] | None = None, description:
 def _yaml_flags(path: str, dataclass_types) -> list[str]:
     """The YAML file as command-line words, so that argparse checks its values as it does flags."""
     try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
+        # plain text for every value: YAML's own types would turn `mixed_precision: no` into False
+        values = yaml.load(Path(path).read_text(), Loader=yaml.BaseLoader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise HfgenError(
             f"config={path!r} cannot be read ({' '.join(str(error).split())}): pass a YAML file of flags"
         ) from error
@@ -66,13 +69,16 @@ def _yaml_flags(path: str, dataclass_types) -> list[str]:
     unknown = [str(key) for key in values if key not in known]
     if unknown:
         raise HfgenError(f"config={path!r} has unknown keys: {', '.join(unknown)}; --help lists the flags")
-    return [f"--{key}={value}" for key, value in values.items() if value is not None]
+    nested = [key for key, value in values.items() if not isinstance(value, str)]
+    if nested:
+        raise HfgenError(f"config={path!r}: {', '.join(nested)} is no single value; write one value a key")
+    return [f"--{key}={value}" for key, value in values.items() if value not in YAML_NULLS]
 
 
 def _check_ranges(group):
     for names, accepts, rule in (
-        (POSITIVE, lambda v: v > 0, "greater than 0"),
-        (NOT_NEGATIVE, lambda v: v >= 0, "0 or greater"),
+        (POSITIVE, lambda v: 0 < v < math.inf, "greater than 0"),
+        (NOT_NEGATIVE, lambda v: 0 <= v < math.inf, "0 or greater"),
         (BELOW_ONE, lambda v: 0 <= v < 1, "from 0 to below 1"),
     ):
         for name in names:

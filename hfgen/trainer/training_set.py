@@ -40,7 +40,7 @@ def load_training_set(
     column = find_image_column(train, data.image_column)
     find_image_column(validation, column)
     train, validation = undecoded(train, column), undecoded(validation, column)
-    first = open_image(train, column, 0)
+    first = open_image(train[0][column], f"0 of image column {column!r}")
     channels = channels or channels_of(first)
     resolution = data.resolution or resolution or min(first.size)
 

@@ -130,7 +130,7 @@ def test_photographs_are_upright_as_datasets_decodes_them(orientation):
     exif = PIL.Image.Exif()
     exif[PIL.ExifTags.Base.Orientation] = orientation
     dataset = dataset_of(encoded(random_image(12, 8), exif=exif))
-    ours = open_image(undecoded(dataset, "image"), "image", 0)
+    ours = open_image(undecoded(dataset, "image")[0]["image"], "0")
     assert ours.size == ((12, 8) if orientation < 5 else (8, 12))
     assert np.array_equal(np.asarray(ours), np.asarray(dataset[0]["image"]))
 
@@ -139,7 +139,7 @@ def test_images_are_read_from_paths(tmp_path):
     image = random_image(8, 8, "L")
     image.save(tmp_path / "a.png")
     dataset = undecoded(Dataset.from_dict({"image": [str(tmp_path / "a.png")]}, features=FEATURES), "image")
-    assert np.array_equal(np.asarray(open_image(dataset, "image", 0)), np.asarray(image))
+    assert np.array_equal(np.asarray(open_image(dataset[0]["image"], "0")), np.asarray(image))
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,22 @@ def test_an_unreadable_image_names_its_row(damage):
 
 def test_a_missing_image_names_its_row():
     dataset = undecoded(Dataset.from_dict({"image": [None]}, features=FEATURES), "image")
-    with pytest.raises(HfgenError, match="row 0 of image column 'image' is unreadable"):
-        open_image(dataset, "image", 0)
+    with pytest.raises(HfgenError, match="row 0 is unreadable"):
+        open_image(dataset[0]["image"], "0")
+
+
+def test_a_bad_row_has_the_number_that_it_has_in_its_source():
+    good = encoded(random_image(8, 8))
+    source = Dataset.from_dict({"image": [good] * 7 + [b"no image"] + [good] * 12}, features=FEATURES)
+    parts = undecoded(source, "image").train_test_split(5, seed=1)
+    for part in parts.values():
+        broken = ImageReader(part, "image", 3, 8, True, 0)
+        for row, value in broken.rows(range(len(part))):
+            if value["bytes"] == b"no image":
+                with pytest.raises(HfgenError, match="row 7 "):
+                    broken.decode(row, value)
+                return
+    pytest.fail("the bad row is in neither part")
 
 
 def test_channels_of_an_image():

@@ -180,3 +180,22 @@ def test_a_wrong_value_in_yaml_ends_as_a_wrong_flag(yaml_file, capsys):
         parse("--config", yaml_file("train_batch_size: four\n"))
     assert end.value.code == 2
     assert re.search(r"--train_batch_size\S*: invalid int value: 'four'", capsys.readouterr().err)
+
+
+def test_yaml_words_that_yaml_takes_for_booleans_stay_words(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("mixed_precision: no\nuse_ema: no\nmax_train_steps: null\n")
+    config = parse_ddpm_config([f"--config={path}"])
+    assert (config.optimization.mixed_precision, config.optimization.use_ema) == ("no", False)
+    assert config.optimization.max_train_steps is None
+
+
+def test_yaml_list_and_binary_file_are_refused_in_a_line(tmp_path):
+    path = tmp_path / "c.yaml"
+    for content, message in (
+        (b"dataset_name: [a, b]\n", "dataset_name is no single value"),
+        (b"\xff\xfe", "cannot be read"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(HfgenError, match=message):
+            parse_ddpm_config([f"--config={path}"])
