@@ -263,8 +263,14 @@ class Trainer:
     def _resume(self):
         if self.checkpoint is None:
             return
-        self.accelerator.load_state(str(self.checkpoint))
-        self.step = read_state(self.checkpoint)["step"]
-        if self.ema is not None:
-            self.ema.load(read_ema(self.checkpoint), self.step)
+        try:
+            self.accelerator.load_state(str(self.checkpoint))
+            self.step = read_state(self.checkpoint)["step"]
+            if self.ema is not None:
+                self.ema.load(read_ema(self.checkpoint), self.step)
+        except Exception as error:  # torch, safetensors and pickle each have their own for a damaged file
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise HfgenError(
+                f"checkpoint {self.checkpoint} is damaged ({reason}): remove it and resume from the one before"
+            ) from error
         self.accelerator.print(f"resuming after step {self.step} from {self.checkpoint}")

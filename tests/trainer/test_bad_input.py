@@ -82,6 +82,14 @@ def test_loss_that_is_not_finite_keeps_the_last_good_checkpoint(train, tiny_flag
     assert not (tiny_flags["output_dir"] / "model_index.json").exists()
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "ema.safetensors"])
+def test_damaged_checkpoint_is_named(train, file):
+    path = train() / "checkpoint-12" / file
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(HfgenError, match=r"checkpoint-12 is damaged .*: remove it and resume from the one before"):
+        train(resume_from_checkpoint="latest")
+
+
 def test_disk_that_is_full_keeps_the_previous_checkpoint(train, tiny_flags):
     """A limit on file size makes every write of a large file fail, as a full disk does."""
     out = train()
