@@ -43,7 +43,7 @@ def parse():
     parser.add_argument("--dataset_name", default="digits")
     parser.add_argument("--model", default=None, help="preset of the UNet (default: the dataset's)")
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=30, help="optimizer steps per loop and round")
+    parser.add_argument("--steps", type=int, default=20, help="optimizer steps per loop and round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=0, help="workers of the PIL loop's DataLoader")
     parser.add_argument("--mixed_precision", choices=["no", "bf16"], default="no")
