@@ -1,6 +1,7 @@
 """The shipped MNIST model: it loads as a stock pipeline, and what it draws are digits."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,7 @@ def test_card_and_configs_tell_what_is_true_and_no_path():
     assert f"{sum(p.numel() for p in pipeline.unet.parameters()):,} parameters" in card.content
     for path in [*CARD.rglob("*.json"), CARD / "README.md"]:
         assert "_name_or_path" not in path.read_text()
-        assert "/work" not in path.read_text()
-        assert "/tmp" not in path.read_text()
+        assert not re.search(r"[\s\"'(=]/\w+/", path.read_text()), f"an absolute path in {path.name}"
     assert json.loads((CARD / "scheduler" / "scheduler_config.json").read_text())["_class_name"] == "DDPMScheduler"
     assert min(Image.open(CARD / "samples.png").size) >= 8 * 28
 
