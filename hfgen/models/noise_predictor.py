@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
 
 from hfgen.errors import HfgenError
+from hfgen.models.configs import load_model_config
 
 
 def _preset(channels, attention, layers_per_block=1, norm_num_groups=8, attention_head_dim=16, **more):
@@ -48,37 +47,8 @@ UNET_PRESETS["mnist-fourier"] = {**UNET_PRESETS["mnist"], "time_embedding_type":
 
 
 def load_unet_config(name_or_path: str) -> dict:
-    """The config of a preset, of a JSON file, of a folder with a config.json, or of a repository on the Hub.
-
-    Raises `HfgenError` for an unknown name and for a file that is no JSON object.
-    """
-    if name_or_path in UNET_PRESETS:
-        return dict(UNET_PRESETS[name_or_path])
-    path = Path(name_or_path)
-    if path.suffix == ".json":
-        return _read_json(path)
-    for folder in (path / "unet", path):
-        if (folder / "config.json").is_file():
-            return _read_json(folder / "config.json")
-    try:
-        return dict(UNet2DModel.load_config(name_or_path))
-    except (OSError, ValueError) as error:
-        raise HfgenError(
-            f"model_config_name_or_path={name_or_path!r} is no preset ({', '.join(UNET_PRESETS)}), no config JSON, "
-            "no folder with a config.json and no repository that can be reached: pass one of these"
-        ) from error
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise HfgenError(f"model config {path}: {error}; pass a JSON file of UNet2DModel's arguments") from error
-    if not isinstance(config, dict):
-        raise HfgenError(
-            f"model config {path} holds a {type(config).__name__}: pass an object of UNet2DModel's arguments"
-        )
-    return config
+    """A config of `UNet2DModel`; sources and errors as `load_model_config`."""
+    return load_model_config(name_or_path, UNET_PRESETS, UNet2DModel, "unet")
 
 
 def build_unet(config: dict, resolution: int, channels: int, num_train_timesteps: int) -> UNet2DModel:
