@@ -18,6 +18,7 @@ class Stream(IntEnum):
     TRAINING_NOISE = 1
     VALIDATION_NOISE = 2
     SAMPLES = 3
+    EVALUATION = 4
 
 
 def seeded(device: torch.device | str, *key: int) -> torch.Generator:
@@ -42,10 +43,11 @@ class RowNoise:
     seed: int
     stream: Stream
     shape: tuple[int, ...]
+    uniforms: int
     device: torch.device
 
     def draw(self, step: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """For rows first..first+count-1: standard normal noise (count, *shape) and uniforms on [0, 1) (count, 2)."""
+        """For rows first..first+count-1: standard normal noise (count, *shape), uniforms on [0, 1) (count, uniforms)."""
         blocks = range(first // NOISE_BLOCK, (first + count - 1) // NOISE_BLOCK + 1)
         noise, uniform = zip(*(self._block(step, block) for block in blocks), strict=True)
         offset = first - blocks.start * NOISE_BLOCK
@@ -55,4 +57,4 @@ class RowNoise:
     def _block(self, step: int, block: int):
         generator = seeded(self.device, self.seed, self.stream, step, block)
         noise = torch.randn(NOISE_BLOCK, *self.shape, generator=generator, device=self.device)
-        return noise, torch.rand(NOISE_BLOCK, 2, generator=generator, device=self.device)
+        return noise, torch.rand(NOISE_BLOCK, self.uniforms, generator=generator, device=self.device)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,14 +17,12 @@ from hfgen.objectives import SimpleLoss
 from hfgen.pipelines import UnconditionalDiffusionPipeline
 from hfgen.schedulers import LinearDDPMScheduler
 from hfgen.trainer.config import DDPMConfig, DiffusionArguments
-from hfgen.trainer.loop import Trainer
-from hfgen.trainer.output import check_output_dir, prepare_output_dir, save_into
-from hfgen.trainer.plots import plot_losses
-from hfgen.trainer.progress import HISTORY_FILE, read_history
+from hfgen.trainer.output import check_output_dir, save_into
+from hfgen.trainer.run import SAMPLES, run_training
 from hfgen.trainer.setup import make_accelerator
 from hfgen.trainer.training_set import load_training_set
 
-SAMPLES = 64
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,21 @@ class DDPMTask:
     """L_simple as the loss, ancestral samples as the grid, a stock `DDPMPipeline` repository as the result."""
 
     scheduler: LinearDDPMScheduler
+    noise_shape: tuple[int, int, int]
     num_inference_steps: int
     batch_size: int
     seed: int
+    terms = ("loss",)
+    uniforms = 1
+    ylabel = "L_simple per pixel"
 
-    def loss(self, model, x_0, noise, uniform):
-        return SimpleLoss(self.scheduler)(model, x_0, noise, uniform)
+    def loss(self, model, batch):
+        return {"loss": SimpleLoss(self.scheduler)(model, batch.x_0, batch.noise, batch.uniform[:, 0])}
+
+    def held_out_loss(self, model, batch):
+        """The loss at times spread evenly over the images, whatever the batches."""
+        times = ((batch.rows + 0.5) * GOLDEN_RATIO % 1).to(batch.uniform)
+        return self.loss(model, replace(batch, uniform=times[:, None]))
 
     def save_samples(self, model, path: Path):
         pipeline = UnconditionalDiffusionPipeline(model, self.scheduler)
@@ -71,35 +79,10 @@ def train_ddpm(config: DDPMConfig) -> Path:
     )
     set_seed(optimization.seed)
     unet = build_unet(unet_config, images.resolution, images.channels, model.ddpm_num_steps)
-    identity = run_identity(config, len(images.train), dict(unet.config))
-    trainer = Trainer(
-        accelerator,
-        DDPMTask(scheduler, model.ddpm_num_inference_steps, optimization.eval_batch_size, optimization.seed),
-        unet,
-        images.train,
-        images.validation,
-        (images.channels, images.resolution, images.resolution),
-        data.random_flip,
-        optimization,
-        run,
-        identity,
+    task = DDPMTask(
+        scheduler, images.shape, model.ddpm_num_inference_steps, optimization.eval_batch_size, optimization.seed
     )
-    accelerator.print(
-        f"{sum(p.numel() for p in unet.parameters()):,} parameters, {len(images.train)} training images of "
-        f"{images.channels}x{images.resolution}x{images.resolution}, held out: {images.held_out}, "
-        f"{trainer.max_steps} steps of {trainer.batch_size} images"
-    )
-    if accelerator.is_main_process:
-        prepare_output_dir(run)
-    accelerator.wait_for_everyone()
-    start_trackers(accelerator, identity)
-    trainer.fit()
-    accelerator.end_training()
-    output_dir = Path(run.output_dir)
-    if accelerator.is_main_process:
-        plot_losses(read_history(output_dir / HISTORY_FILE), output_dir / "loss.png", "L_simple per pixel")
-    accelerator.print(f"pipeline, samples and loss.png: {output_dir}\nnext: hfgen sample {output_dir} --out grid.png")
-    return output_dir
+    return run_training(config, accelerator, images, unet, task)
 
 
 def make_scheduler(model: DiffusionArguments) -> LinearDDPMScheduler:
@@ -113,21 +96,3 @@ def make_scheduler(model: DiffusionArguments) -> LinearDDPMScheduler:
         return LinearDDPMScheduler(model.ddpm_num_steps, variance_type=model.ddpm_variance_type)
     except ValueError as error:
         raise HfgenError(f"ddpm_num_steps: {error}") from error
-
-
-def run_identity(config: DDPMConfig, train_images: int, unet_config: dict) -> dict:
-    """What must be the same for a checkpoint to be continued, as JSON values."""
-    values = asdict(config.data) | asdict(config.model) | asdict(config.optimization)
-    shared_out = ("train_batch_size", "gradient_accumulation_steps", "eval_batch_size", "compile", "cache_dir")
-    length = ("num_epochs", "max_train_steps", "ddpm_num_inference_steps")
-    unet = {k: v for k, v in unet_config.items() if not k.startswith("_")}
-    return {k: v for k, v in values.items() if k not in shared_out + length} | {
-        "train_images": train_images,
-        "unet": {k: list(v) if isinstance(v, tuple) else v for k, v in unet.items()},
-    }
-
-
-def start_trackers(accelerator, identity: dict):
-    """Start the logger with the run's flat values as its hyperparameters."""
-    flat = {k: v for k, v in identity.items() if isinstance(v, (int, float, str, bool))}
-    accelerator.init_trackers("hfgen", config=flat)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -27,21 +26,9 @@ from hfgen.trainer.checkpoints import (
 from hfgen.trainer.config import OptimizationArguments, RunArguments
 from hfgen.trainer.ema import WeightAverage
 from hfgen.trainer.progress import Progress
+from hfgen.trainer.task import Batch, Task, Terms
 
-GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
-
-
-class Task(Protocol):
-    """What a kind of model brings to the loop."""
-
-    def loss(self, model, x_0: torch.Tensor, noise: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-        """The loss of each image, (B,), from images in [-1, 1], standard normal noise of their shape, uniforms (B,)."""
-
-    def save_samples(self, model, path: Path) -> None:
-        """Draw from the model and write a grid."""
-
-    def save_pipeline(self, model, output_dir: Path) -> None:
-        """Write the pipeline that users load."""
+MicroBatches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass
@@ -60,7 +47,6 @@ class Trainer:
     model: torch.nn.Module
     train: object
     validation: object
-    image_shape: tuple[int, int, int]
     random_flip: bool
     optimization: OptimizationArguments
     run: RunArguments
@@ -100,9 +86,12 @@ class Trainer:
         self.forward = torch.compile(self.model) if o.compile else self.model
         self.ema = WeightAverage(self.module, o.ema_max_decay, o.ema_inv_gamma, o.ema_power) if o.use_ema else None
         device = accelerator.device
-        self.noise = RowNoise(o.seed, Stream.TRAINING_NOISE, self.image_shape, device)
-        self.validation_noise = RowNoise(o.seed, Stream.VALIDATION_NOISE, self.image_shape, device)
-        self.window_loss = torch.zeros((), device=device)
+        shape, uniforms = self.task.noise_shape, self.task.uniforms
+        self.noise = RowNoise(
+            o.seed, Stream.TRAINING_NOISE, shape, uniforms + 1, device
+        )  # the last one is for the flip
+        self.validation_noise = RowNoise(o.seed, Stream.VALIDATION_NOISE, shape, uniforms, device)
+        self.window = self._zero_terms()
         self.first_bad_step = torch.full((), math.inf, device=device)
 
     def fit(self):
@@ -122,7 +111,7 @@ class Trainer:
 
     def _run_epoch(self, epoch: int, first_step: int):
         last_step = min(self.steps_per_epoch, first_step + self.max_steps - self.step)
-        images = self.train.batches(self.micro_batches(epoch, first_step, last_step))
+        images = self.micro_batches(epoch, first_step, last_step)
         self.model.train()
         for _ in range(first_step, last_step):
             self.advance(images)
@@ -133,8 +122,13 @@ class Trainer:
             with self.progress.paused():
                 self._end_epoch(epoch + 1)
 
-    def micro_batches(self, epoch: int, first_step: int, last_step: int) -> list[torch.Tensor]:
-        """Row numbers of each micro-batch of this process, in the order in which it takes them."""
+    def micro_batches(self, epoch: int, first_step: int, last_step: int) -> MicroBatches:
+        """Row numbers and uint8 images of each micro-batch of this process, in the order in which it takes them."""
+        rows = self.rows(epoch, first_step, last_step)
+        return zip(rows, self.train.batches(rows), strict=True)
+
+    def rows(self, epoch: int, first_step: int, last_step: int) -> list[torch.Tensor]:
+        """Row numbers of each micro-batch of this process."""
         order = epoch_order(self.optimization.seed, epoch, len(self.train))
         size = self.optimization.train_batch_size
         return [
@@ -149,39 +143,40 @@ class Trainer:
         start = share * self.accelerator.process_index
         return range(start, start + share, self.optimization.train_batch_size)
 
-    def advance(self, images: Iterator[torch.Tensor]):
-        """One optimizer step on the next micro-batches of uint8 images, with its moving average and readings."""
+    def advance(self, images: MicroBatches):
+        """One optimizer step on the next of `micro_batches`, with its moving average and readings."""
         self._optimizer_step(images)
         self._report()
 
     def _optimizer_step(self, images):
         for offset in self._offsets():
-            x_0, noise, uniform = self._draw(next(images), offset)
+            batch = self._draw(*next(images), offset)
             with self.accelerator.accumulate(self.model):
-                loss = self.task.loss(self.forward, x_0, noise, uniform).mean()
-                self.accelerator.backward(loss)
+                terms = {name: term.mean() for name, term in self.task.loss(self.forward, batch).items()}
+                self.accelerator.backward(terms["loss"])
                 if self.accelerator.sync_gradients and self.optimization.max_grad_norm:
                     self.accelerator.clip_grad_norm_(self.module.parameters(), self.optimization.max_grad_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            self._note(loss.detach())
+            self._note({name: term.detach() for name, term in terms.items()})
         self.learning_rate = self.lr_scheduler.get_last_lr()[0]
         self.lr_scheduler.step()
         if self.ema is not None:
             self.ema.update()
         self.step += 1
 
-    def _draw(self, images: torch.Tensor, offset: int):
+    def _draw(self, rows: torch.Tensor, images: torch.Tensor, offset: int) -> Batch:
         noise, uniform = self.noise.draw(self.step, offset, len(images))
         x_0 = to_model_range(images).contiguous(memory_format=torch.channels_last)
         if self.random_flip:
-            x_0 = torch.where(uniform[:, 1, None, None, None] < 0.5, x_0, x_0.flip(3))
-        return x_0, noise, uniform[:, 0]
+            x_0 = torch.where(uniform[:, -1, None, None, None] < 0.5, x_0, x_0.flip(3))
+        return Batch(x_0, noise, uniform[:, :-1], rows, self.step)
 
-    def _note(self, loss: torch.Tensor):
-        """Keep the loss and the first step at which it was not finite on the device: nothing here waits for it."""
-        self.window_loss += loss
-        bad = torch.where(loss.isfinite(), math.inf, float(self.step + 1))
+    def _note(self, terms: Terms):
+        """Keep the terms and the first step at which it was not finite on the device: nothing here waits for it."""
+        for name, term in terms.items():
+            self.window[name] += term
+        bad = torch.where(terms["loss"].isfinite(), math.inf, float(self.step + 1))
         self.first_bad_step = torch.minimum(self.first_bad_step, bad)
 
     def _report(self):
@@ -190,10 +185,10 @@ class Trainer:
             return
         self._check_finite()
         micro_batches = (self.step - self.progress.last_reading) * self.optimization.gradient_accumulation_steps
-        loss = self.accelerator.reduce(self.window_loss / micro_batches, reduction="mean").item()
-        self.window_loss.zero_()
+        terms = self._reduced(self.window, self.accelerator.num_processes * micro_batches)
+        self.window = self._zero_terms()
         self.progress.tick()
-        self.progress.reading(self.step, loss, self.learning_rate)
+        self.progress.reading(self.step, terms, self.learning_rate)
 
     def _check_finite(self):
         first_bad = self.accelerator.gather(self.first_bad_step).min().item()
@@ -216,7 +211,7 @@ class Trainer:
         self._check_finite()
         last = self.step == self.max_steps
         with self._averaged():
-            self.progress.validation(self.step, epoch, self._validation_loss())
+            self.progress.validation(self.step, epoch, self._held_out_terms())
             if self.accelerator.is_main_process:
                 if self.run.save_images_epochs and (last or epoch % self.run.save_images_epochs == 0):
                     self.task.save_samples(self.module, self.output_dir / "samples" / f"step-{self.step:07d}.png")
@@ -225,21 +220,30 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     @torch.no_grad()
-    def _validation_loss(self) -> float:
-        """Mean loss over the held-out images, with the same noise and evenly spread times at each call."""
+    def _held_out_terms(self) -> dict[str, float]:
+        """Means over the held-out images, with the same noise at each call."""
         size = self.optimization.eval_batch_size
         rows = torch.arange(len(self.validation)).split(size)[
             self.accelerator.process_index :: self.accelerator.num_processes
         ]
-        total = torch.zeros((), device=self.accelerator.device, dtype=torch.float32)
+        total = self._zero_terms()
         self.module.eval()
         for batch, images in zip(rows, self.validation.batches(rows), strict=True):
-            noise, _ = self.validation_noise.draw(0, int(batch[0]), len(batch))
-            uniform = ((batch + 0.5) * GOLDEN_RATIO % 1).to(noise)
+            noise, uniform = self.validation_noise.draw(0, int(batch[0]), len(batch))
             x_0 = to_model_range(images).contiguous(memory_format=torch.channels_last)
-            total += self.task.loss(self.module, x_0, noise, uniform).sum()
+            terms = self.task.held_out_loss(self.module, Batch(x_0, noise, uniform, batch, self.step))
+            for name, term in terms.items():
+                total[name] += term.sum()
         self.module.train()
-        return self.accelerator.reduce(total).item() / len(self.validation)
+        return self._reduced(total, len(self.validation))
+
+    def _zero_terms(self) -> Terms:
+        return {name: torch.zeros((), device=self.accelerator.device) for name in self.task.terms}
+
+    def _reduced(self, terms: Terms, count: int) -> dict[str, float]:
+        """The terms summed over the processes, divided by `count`, on the host."""
+        sums = self.accelerator.reduce(torch.stack(list(terms.values())))
+        return dict(zip(terms, (sums / count).tolist(), strict=True))
 
     @contextmanager
     def _averaged(self):

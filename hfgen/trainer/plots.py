@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from hfgen.plotting import new_figure, save_figure
 
 
-def plot_losses(history: list[dict], path: Path, ylabel: str):
-    """Training and held-out loss over the optimizer steps, both axes logarithmic, as PNG."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for key, label, style in (
-        ("train_loss", "training", {"alpha": 0.6}),
-        ("validation_loss", "held out", {"marker": "o", "ms": 3}),
+def plot_history(history: list[dict], path: Path, ylabel: str, terms: tuple[str, ...] = ("loss",)):
+    """A panel for each term with its training and held-out values over the optimizer steps, as PNG.
+
+    The vertical axis is logarithmic for values that span a factor of 5 or more.
+    """
+    figure = new_figure(7 if len(terms) == 1 else 4.6 * len(terms), 4.5)
+    for axes, term in zip(figure.subplots(1, len(terms), squeeze=False)[0], terms, strict=True):
+        _plot_term(axes, history, term)
+        axes.set(ylabel=ylabel if term == "loss" else f"{term}, {ylabel.partition(', ')[2] or ylabel}")
+    save_figure(figure, path)
+
+
+def bound_label(likelihood) -> str:
+    """A label for a VAE's negative bound that does not pass a pseudo-likelihood or a density off as a likelihood."""
+    kind = "" if likelihood.discrete else f" ({likelihood.quantity.split(' of ')[0]})"
+    return f"negative bound{kind}, nats per image"
+
+
+def _plot_term(axes, history: list[dict], term: str):
+    shown = []
+    for prefix, label, style in (
+        ("train", "training", {"alpha": 0.6}),
+        ("validation", "held out", {"marker": "o", "ms": 3}),
     ):
-        rows = [row for row in history if key in row]
-        axes.plot([row["step"] for row in rows], [row[key] for row in rows], label=label, **style)
-    axes.set(xlabel="optimizer step", ylabel=ylabel, xscale="log", yscale="log")
+        rows = [row for row in history if f"{prefix}_{term}" in row]
+        values = [row[f"{prefix}_{term}"] for row in rows]
+        shown += values
+        axes.plot([row["step"] for row in rows], values, label=label, **style)
+    wide = bool(shown) and 0 < 5 * min(shown) < max(shown)
+    axes.set(xlabel="optimizer step", xscale="log", yscale="log" if wide else "linear")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    beside = path.with_name(f".{path.name}")
-    figure.savefig(beside, dpi=120, format="png")
-    os.replace(beside, path)

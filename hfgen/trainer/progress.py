@@ -36,18 +36,19 @@ class Progress:
     def tick(self):
         self.bar.update()
 
-    def reading(self, step: int, loss: float, learning_rate: float):
-        """Loss per pixel since the last reading, learning rate, and images/s over all processes."""
+    def reading(self, step: int, terms: dict[str, float], learning_rate: float):
+        """Means of the loss and its terms since the last reading, learning rate, and images/s over all processes."""
         now = time.perf_counter()
         rate = (step - self.last_reading) * self.batch_size / (now - self.clock)
         self.clock, self.last_reading = now, step
-        self._show(loss=f"{loss:.4f}", lr=f"{learning_rate:.1e}", **{"images/s": f"{rate:.0f}"})
-        self._log(step, {"train_loss": loss, "learning_rate": learning_rate, "images_per_second": rate})
+        self._show(loss=f"{terms['loss']:.4f}", lr=f"{learning_rate:.1e}", **{"images/s": f"{rate:.0f}"})
+        readings = {"learning_rate": learning_rate, "images_per_second": rate}
+        self._log(step, _prefixed("train", terms) | readings)
 
-    def validation(self, step: int, epoch: int, loss: float):
-        """Held-out loss after an epoch."""
-        self._show(val=f"{loss:.4f}")
-        self._log(step, {"validation_loss": loss, "epoch": epoch})
+    def validation(self, step: int, epoch: int, terms: dict[str, float]):
+        """Held-out loss and its terms after an epoch."""
+        self._show(val=f"{terms['loss']:.4f}")
+        self._log(step, _prefixed("validation", terms) | {"epoch": epoch})
 
     @contextmanager
     def paused(self):
@@ -65,6 +66,10 @@ class Progress:
         if self.accelerator.is_main_process:
             with self.history.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def _prefixed(prefix: str, terms: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in terms.items()}
 
 
 def read_history(path: Path) -> list[dict]:

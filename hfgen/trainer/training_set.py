@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from accelerate import Accelerator
 from datasets import Dataset
 
@@ -11,6 +12,8 @@ from hfgen.data.decode import ImageReader, channels_of, open_image, undecoded
 from hfgen.data.images import ImagesInMemory, ImagesStreamed, load_images
 from hfgen.data.sources import choose_splits, find_image_column, find_label_column, load_source
 from hfgen.trainer.config import DataArguments
+
+MEAN_OVER = 10_000
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,17 @@ class TrainingSet:
     channels: int
     resolution: int
     held_out: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, self.resolution, self.resolution
+
+    def pixel_mean(self) -> torch.Tensor:
+        """Mean of the training images, (C, H, W) in [-1, 1], on their device; over the first 10,000 of them."""
+        rows = torch.arange(min(MEAN_OVER, len(self.train))).split(1000)
+        total = sum(images.sum(0, dtype=torch.float64) for images in self.train.batches(rows))
+        return (total / sum(map(len, rows)) / 127.5 - 1).float()
 
 
 def load_training_set(

@@ -9,8 +9,8 @@ import torch
 from hfgen.data.order import RowNoise, Stream, epoch_order
 
 
-def noise(seed=0, stream=Stream.TRAINING_NOISE, shape=(1, 4, 4)):
-    return RowNoise(seed, stream, shape, torch.device("cpu"))
+def noise(seed=0, stream=Stream.TRAINING_NOISE, shape=(1, 4, 4), uniforms=2):
+    return RowNoise(seed, stream, shape, uniforms, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("count", [1, 2, 1000])
@@ -48,6 +48,17 @@ def test_any_partition_of_the_rows_draws_the_same_numbers(parts, seed):
     pieces = [noise().draw(7, first, length) for first, length in partitions(100, parts, seed)]
     assert torch.cat([n for n, _ in pieces]).equal(whole_noise)
     assert torch.cat([u for _, u in pieces]).equal(whole_uniform)
+
+
+@pytest.mark.parametrize("uniforms", [0, 1, 64])
+def test_a_row_has_as_many_uniforms_as_asked_for_and_the_same_noise(uniforms):
+    normal, uniform = noise(uniforms=uniforms).draw(3, 20, 50)
+    assert uniform.shape == (50, uniforms)
+    assert len(uniform.unique()) > 0.99 * uniform.numel() - 1
+    assert normal.equal(noise().draw(3, 20, 50)[0])
+    later, rest = noise(uniforms=uniforms).draw(3, 40, 30)
+    assert later.equal(normal[20:])
+    assert rest.equal(uniform[20:])
 
 
 def test_moments_of_noise_and_uniforms():
