@@ -1,35 +1,21 @@
-"""Images from a trained pipeline: load one from a folder or the Hub, sample it with one seed for each image."""
+"""Images from a trained pipeline, one seed for each image."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from hfgen.data.order import Stream, seeded
 from hfgen.errors import HfgenError
 from hfgen.images import image_grid, to_uint8
-from hfgen.pipelines import UnconditionalDiffusionPipeline
+from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
 
 TRAJECTORY_IMAGES = 16
 TRAJECTORY_FRAMES = 50
-INDEX = "model_index.json"
-FILES = (INDEX, "scheduler/scheduler_config.json", "unet/config.json", "unet/diffusion_pytorch_model*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -39,7 +25,7 @@ class Samples:
     Attributes:
         images: uint8 (N, C, H, W).
         trajectory: uint8 (frames, M, C, H, W), the first M <= 16 images from noise to result; None if not asked for.
-        seconds: of denoising.
+        seconds: of sampling.
     """
 
     images: torch.Tensor
@@ -59,86 +45,6 @@ def pick_device(name: str | None = None) -> torch.device:
     return device
 
 
-def load_pipeline(
-    path_or_repo: str | Path, revision: str | None = None, device: torch.device | str = "cpu"
-) -> UnconditionalDiffusionPipeline:
-    """An unconditional image diffusion pipeline from a folder or a repository on the Hub; code in it is never run.
-
-    Raises `HfgenError` when there is no such folder or repository, no network, a file missing or broken, weights that
-    are not safetensors, or another kind of pipeline.
-    """
-    name = str(path_or_repo)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        _check_folder(path)
-        name, index = str(path), path / INDEX
-    elif path.exists():
-        raise HfgenError(f"{name} is a file: pass the folder that holds {INDEX}, or a repository on the Hub")
-    elif name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise HfgenError(f"{name} does not exist: pass a pipeline's folder, or a repository on the Hub as user/name")
-    else:
-        index = _download_index(name, revision)
-    try:
-        _check_kind(name, DiffusionPipeline._dict_from_json_file(index))
-        pipeline = UnconditionalDiffusionPipeline.from_pretrained(name, revision=revision, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise HfgenError(
-            f"{name} cannot be loaded, a file is damaged or missing ({reason}): fetch it or train it again"
-        ) from error
-    if pipeline.unet.config.num_class_embeds is not None or pipeline.unet.config.class_embed_type is not None:
-        raise HfgenError(f"{name} is conditioned on class labels: hfgen samples unconditional models")
-    return pipeline.to(device)
-
-
-def _check_folder(folder: Path):
-    missing = [pattern for pattern in FILES if not any(folder.glob(pattern))]
-    if missing:
-        raise HfgenError(
-            f"{folder} is not a folder of an unconditional diffusion pipeline, {', '.join(missing)} missing: "
-            "pass the --output_dir of a finished training, or what save_pretrained wrote with safe_serialization"
-        )
-
-
-def _download_index(repo: str, revision: str | None) -> Path:
-    try:
-        return Path(hf_hub_download(repo, INDEX, revision=revision))
-    except HFValidationError as error:
-        raise HfgenError(
-            f"{repo!r} is neither a folder here nor a repository name: pass a path or user/name"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise HfgenError(f"{repo} has no revision {revision!r}: pass a branch, tag or commit that it has") from error
-    except RepositoryNotFoundError as error:
-        raise HfgenError(
-            f"{repo} is neither a folder here nor a repository on the Hub: check the name, or for a private one "
-            "log in with `hf auth login`"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise HfgenError(
-            f"{repo} is no folder here, is not in the cache, and the Hub cannot be reached: "
-            "check the path, or the network and HF_HUB_OFFLINE"
-        ) from error
-    except EntryNotFoundError as error:
-        raise HfgenError(f"{repo} on the Hub has no {INDEX}: it is no diffusers pipeline, name another") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise HfgenError(f"{repo} cannot be fetched ({str(error).splitlines()[0]}): try again later") from error
-
-
-def _check_kind(name: str, index: dict):
-    if isinstance(index.get("_class_name"), list):
-        raise HfgenError(
-            f"{name} brings code of its own, which hfgen does not run: read it, then load it with "
-            "DiffusionPipeline.from_pretrained(..., trust_remote_code=True)"
-        )
-    parts = {k: v[1] for k, v in index.items() if isinstance(v, list) and v[1] is not None}
-    if set(parts) != {"unet", "scheduler"} or parts["unet"] != "UNet2DModel":
-        raise HfgenError(
-            f"{name} is a {index.get('_class_name')} of {', '.join(sorted(parts)) or 'no components'}: "
-            "hfgen samples unconditional pipelines, a UNet2DModel and a scheduler"
-        )
-
-
 def generate(
     pipeline: UnconditionalDiffusionPipeline,
     num_images: int,
@@ -156,9 +62,7 @@ def generate(
 
     Raises `HfgenError` for arguments out of range (see `UnconditionalDiffusionPipeline`) and for a full GPU.
     """
-    for name, value, least in (("num_images", num_images, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-        if value < least:
-            raise HfgenError(f"{name}={value}: use {least} or more")
+    _check_numbers(num_images, batch_size, seed)
     quiet = UnconditionalDiffusionPipeline(pipeline.unet, pipeline.scheduler)
     quiet.set_progress_bar_config(disable=True)
     steps = num_inference_steps or min(1000, pipeline.scheduler.config.num_train_timesteps)
@@ -168,7 +72,6 @@ def generate(
     except ValueError as error:
         raise HfgenError(str(error)) from error
     recorder = _Recorder(calls, min(num_images, TRAJECTORY_IMAGES)) if trajectory else None
-    draw_on = "cpu" if quiet.device.type == "mps" else quiet.device
     batches, start = [], time.perf_counter()
     with tqdm(total=calls * -(-num_images // batch_size), desc="denoising", unit="step") as bar:
 
@@ -178,14 +81,40 @@ def generate(
                 recorder(step, tensors["latents"])
 
         for first in range(0, num_images, batch_size):
-            generators = [
-                seeded(draw_on, seed, Stream.SAMPLES, i) for i in range(first, min(num_images, first + batch_size))
-            ]
+            generators = _generators(quiet.device, seed, first, min(num_images, first + batch_size))
             x_0 = _sample(quiet, generators, steps, eta, on_step) * 2 - 1
             batches.append(to_uint8(x_0).cpu())
     images = torch.cat(batches)
     frames = recorder.frames(images) if recorder is not None else None
     return Samples(images, frames, time.perf_counter() - start)
+
+
+def generate_vae(
+    pipeline: VAEPipeline, num_images: int, seed: int = 0, batch_size: int = 64, sample_pixels: bool = False
+) -> Samples:
+    """Means of p(x|z), or draws from it with `sample_pixels`, z ~ N(0, I); image i depends on (seed, i) as in `generate`.
+
+    Raises `HfgenError` for arguments out of range.
+    """
+    _check_numbers(num_images, batch_size, seed)
+    batches, start = [], time.perf_counter()
+    for first in range(0, num_images, batch_size):
+        generators = _generators(pipeline.device, seed, first, min(num_images, first + batch_size))
+        images = pipeline(len(generators), generators, sample_pixels=sample_pixels, output_type="pt").images
+        batches.append(to_uint8(images * 2 - 1).cpu())
+    return Samples(torch.cat(batches), None, time.perf_counter() - start)
+
+
+def _check_numbers(num_images: int, batch_size: int, seed: int):
+    for name, value, least in (("num_images", num_images, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if value < least:
+            raise HfgenError(f"{name}={value}: use {least} or more")
+
+
+def _generators(device: torch.device, seed: int, first: int, end: int) -> list[torch.Generator]:
+    """One for each of the images first..end-1; torch has none that draws on mps."""
+    draw_on = "cpu" if device.type == "mps" else device
+    return [seeded(draw_on, seed, Stream.SAMPLES, i) for i in range(first, end)]
 
 
 def _sample(pipeline, generators, steps, eta, on_step):

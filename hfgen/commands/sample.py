@@ -19,13 +19,14 @@ def add_parser(commands):
     add("pipeline", metavar="PATH_OR_REPO", help="folder of a pipeline, or a repository on the Hub")
     add("--revision", help="branch, tag or commit of the repository")
     add("--num_images", type=whole_number(1), default=64, help="(default: %(default)s)")
-    add("--scheduler", choices=SAMPLER_NAMES, default="ddpm", help="sampler (default: %(default)s)")
+    add("--scheduler", choices=SAMPLER_NAMES, help="sampler of a diffusion model (default: ddpm)")
     add(
         "--steps",
         type=whole_number(1),
         help="denoising steps (default: all for ddpm, 20 for dpmsolver++ and unipc, otherwise 50)",
     )
-    add("--eta", type=fraction, default=0.0, help="noise of ddim, from 0 to 1 as in ddpm (default: %(default)s)")
+    add("--eta", type=fraction, help="noise of ddim, from 0 to 1 as in ddpm (default: 0)")
+    add("--sample_pixels", action="store_true", help="of a VAE: draw from p(x|z) instead of showing its mean")
     add("--seed", type=whole_number(0), default=0, help="image i depends on the seed and i (default: %(default)s)")
     add("--out", type=Path, default="grid.png", help="PNG of the grid, or a new folder of PNGs (default: %(default)s)")
     add("--trajectory", type=Path, metavar="GIF", help="also write an animation from noise to image")
@@ -43,17 +44,15 @@ def run(args):
     from diffusers.utils import logging
 
     from hfgen.images import image_grid, save_folder, save_gif, save_png, to_pil
-    from hfgen.sampling import generate, load_pipeline, pick_device, trajectory_grids
-    from hfgen.schedulers.samplers import default_steps, make_sampler
+    from hfgen.loading import load_pipeline
+    from hfgen.pipelines import VAEPipeline
+    from hfgen.sampling import pick_device, trajectory_grids
 
     logging.disable_progress_bar()
     device = pick_device(args.device)
     pipeline = load_pipeline(args.pipeline, revision=args.revision, device=device)
-    pipeline.scheduler = make_sampler(args.scheduler, pipeline.scheduler)
-    steps = args.steps or default_steps(args.scheduler, pipeline.scheduler.config.num_train_timesteps)
-    samples = generate(
-        pipeline, args.num_images, steps, args.seed, args.batch_size, args.eta, trajectory=args.trajectory is not None
-    )
+    sample = _from_vae if isinstance(pipeline, VAEPipeline) else _from_diffusion
+    samples, how = sample(pipeline, args)
     if single_files:
         save_folder(to_pil(samples.images), args.out)
     else:
@@ -63,7 +62,33 @@ def run(args):
         save_gif(trajectory_grids(samples.trajectory), args.trajectory)
         print(f"{args.trajectory}: {len(samples.trajectory)} frames of {samples.trajectory.shape[1]} images")
     rate = args.num_images / samples.seconds
-    print(f"{samples.seconds:.1f} s, {rate:.3g} images/s ({args.scheduler}, {steps} steps, {device})")
+    print(f"{samples.seconds:.1f} s, {rate:.3g} images/s ({how}, {device})")
+
+
+def _from_diffusion(pipeline, args):
+    from hfgen.sampling import generate
+    from hfgen.schedulers.samplers import default_steps, make_sampler
+
+    if args.sample_pixels:
+        raise HfgenError("--sample_pixels is for VAEs, and this is a diffusion model: leave it out")
+    name = args.scheduler or "ddpm"
+    pipeline.scheduler = make_sampler(name, pipeline.scheduler)
+    steps = args.steps or default_steps(name, pipeline.scheduler.config.num_train_timesteps)
+    with_trajectory = args.trajectory is not None
+    samples = generate(
+        pipeline, args.num_images, steps, args.seed, args.batch_size, args.eta or 0.0, trajectory=with_trajectory
+    )
+    return samples, f"{name}, {steps} steps"
+
+
+def _from_vae(pipeline, args):
+    from hfgen.sampling import generate_vae
+
+    given = [f"--{name}" for name in ("scheduler", "steps", "eta", "trajectory") if getattr(args, name) is not None]
+    if given:
+        raise HfgenError(f"{', '.join(given)}: this is a VAE, which draws an image in one step: leave it out")
+    samples = generate_vae(pipeline, args.num_images, args.seed, args.batch_size, args.sample_pixels)
+    return samples, "draws from p(x|z)" if args.sample_pixels else "means of p(x|z)"
 
 
 def check_outputs(out: Path, trajectory: Path | None) -> bool:

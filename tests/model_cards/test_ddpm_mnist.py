@@ -13,7 +13,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
-from hfgen.sampling import generate, load_pipeline
+from hfgen.loading import load_pipeline
+from hfgen.sampling import generate
 from hfgen.schedulers import make_sampler
 
 CARD = Path(__file__).parents[2] / "model_cards" / "ddpm-mnist"
