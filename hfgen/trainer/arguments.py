@@ -11,14 +11,25 @@ import yaml
 from transformers import HfArgumentParser
 
 from hfgen.errors import HfgenError
-from hfgen.trainer.config import DataArguments, DDPMConfig, DiffusionArguments, OptimizationArguments, RunArguments
+from hfgen.trainer.config import (
+    DataArguments,
+    DDPMConfig,
+    DiffusionArguments,
+    OptimizationArguments,
+    RunArguments,
+    VAEArguments,
+    VAEConfig,
+    VAERunArguments,
+)
 
 POSITIVE = (
     "train_batch_size eval_batch_size num_epochs max_train_steps gradient_accumulation_steps checkpointing_steps "
     "checkpoints_total_limit save_model_epochs logging_steps ddpm_num_steps ddpm_num_inference_steps resolution "
-    "max_train_samples learning_rate adam_epsilon ema_inv_gamma"
+    "max_train_samples learning_rate adam_epsilon ema_inv_gamma latent_size gaussian_variance num_latent_samples"
 ).split()
-NOT_NEGATIVE = "lr_warmup_steps max_grad_norm save_images_epochs seed adam_weight_decay ema_power".split()
+NOT_NEGATIVE = (
+    "lr_warmup_steps max_grad_norm save_images_epochs seed adam_weight_decay ema_power kl_warmup_steps".split()
+)
 YAML_NULLS = ("", "~", "null")
 BELOW_ONE = "adam_beta1 adam_beta2 ema_max_decay".split()
 
@@ -32,6 +43,12 @@ def parse_ddpm_config(argv: list[str] | None = None) -> DDPMConfig:
     """The configuration of train_ddpm.py from flags; errors as `parse_arguments`."""
     groups = (DataArguments, DiffusionArguments, OptimizationArguments, RunArguments)
     return DDPMConfig(*parse_arguments(groups, argv, "Train a DDPM (Ho et al. 2020) on images."))
+
+
+def parse_vae_config(argv: list[str] | None = None) -> VAEConfig:
+    """The configuration of train_vae.py from flags; errors as `parse_arguments`."""
+    groups = (DataArguments, VAEArguments, OptimizationArguments, VAERunArguments)
+    return VAEConfig(*parse_arguments(groups, argv, "Train a VAE (Kingma & Welling 2014) on images."))
 
 
 def parse_arguments(dataclass_types, argv: list[str] | None = None, description: str = "") -> tuple:

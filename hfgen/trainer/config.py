@@ -92,6 +92,54 @@ class DiffusionArguments:
 
 
 @dataclass(frozen=True)
+class VAEArguments:
+    _argument_group_name = "VAE"
+
+    model_config_name_or_path: str = flag(
+        "mnist-50d",
+        "digits, mnist-2d, mnist-50d, mnist-grey, mnist-conv, a config JSON of MLPVAE or ConvVAE, a folder or repository",
+    )
+    pretrained_model_name_or_path: str | None = flag(
+        None, "folder or repository of a trained VAE pipeline to start from, instead of model_config_name_or_path"
+    )
+    latent_size: int | None = flag(None, "dimensions of z; none: the config's")
+    likelihood: (
+        Literal["bernoulli", "bernoulli_static", "bernoulli_grey", "gaussian", "discretized_logistic", "categorical"]
+        | None
+    ) = flag(
+        None,
+        "p(x|z); bernoulli binarises the pixels anew at each use, bernoulli_static once, bernoulli_grey not at all (a "
+        "pseudo-likelihood); none: the config's",
+    )
+    gaussian_variance: float | None = flag(None, "variance of the gaussian likelihood; none: the config's, or learned")
+    objective: Literal["sgvb_b", "sgvb_a", "iw", "score_function", "score_function_no_baseline"] = flag(
+        "sgvb_b",
+        "bound with analytic KL, bound all by Monte Carlo, importance-weighted bound, score-function gradient with or "
+        "without baseline",
+    )
+    num_latent_samples: int = flag(1, "samples of q(z|x) per image: L, or k of the importance-weighted bound")
+    kl_warmup_steps: int = flag(0, "optimizer steps in which the weight of the KL term grows to 1")
+
+
+@dataclass(frozen=True)
+class VAERunArguments(RunArguments):
+    output_dir: str = flag("vae-model", "folder of the pipeline, its checkpoints, pictures and logs")
+    config: str | None = flag(
+        None, "YAML file of flags, such as training/vae-digits.yaml; flags on the command line override it"
+    )
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """All flags of train_vae.py."""
+
+    data: DataArguments
+    model: VAEArguments
+    optimization: OptimizationArguments
+    run: VAERunArguments
+
+
+@dataclass(frozen=True)
 class DDPMConfig:
     """All flags of train_ddpm.py."""
 

@@ -19,6 +19,8 @@ OURS = (
     "logs",
     "unet",
     "scheduler",
+    "vae",
+    "pipeline_hfgen_*.py",
     "model_index.json",
     "history.jsonl",
     "loss.png",

@@ -158,7 +158,7 @@ def test_unknown_name(offline):
     ("text", "message"),
     [
         ("[1, 2]", "holds a list: pass an object"),
-        ("{", "Expecting property name .*; pass a JSON file of UNet2DModel's arguments"),
+        ("{", "Expecting property name .*; pass a JSON file of the model's arguments"),
     ],
 )
 def test_file_that_holds_no_config(tmp_path, text, message):

@@ -1,12 +1,20 @@
 """Flags and YAML files into configuration."""
 
 import re
+from dataclasses import fields
 
 import pytest
 
 from hfgen.errors import HfgenError
-from hfgen.trainer.arguments import BELOW_ONE, NOT_NEGATIVE, POSITIVE, parse_ddpm_config
-from hfgen.trainer.config import DataArguments, DDPMConfig, DiffusionArguments, OptimizationArguments, RunArguments
+from hfgen.trainer.arguments import BELOW_ONE, NOT_NEGATIVE, POSITIVE, parse_ddpm_config, parse_vae_config
+from hfgen.trainer.config import (
+    DataArguments,
+    DDPMConfig,
+    DiffusionArguments,
+    OptimizationArguments,
+    RunArguments,
+    VAEArguments,
+)
 
 # diffusers' unconditional trainer has most of these: its users find their flags here
 FLAGS = (
@@ -99,8 +107,24 @@ def test_presets_parse(preset, repository):
     assert config.data.dataset_name.endswith(preset)
 
 
+VAE_PRESETS = ["digits", "mnist-2d", "mnist-50d", "mnist-grey", "mnist-conv"]
+
+
+@pytest.mark.parametrize("preset", VAE_PRESETS)
+def test_vae_presets_parse(preset, repository):
+    config = parse_vae_config(["--config", str(repository / "training" / f"vae-{preset}.yaml")])
+    assert config.model.model_config_name_or_path == preset
+    assert config.data.dataset_name.endswith(preset.split("-")[0])
+
+
+def test_preset_of_the_importance_weighted_bound(repository):
+    config = parse_vae_config(["--config", str(repository / "training/vae-mnist-50d-iw.yaml")])
+    assert (config.model.objective, config.model.num_latent_samples) == ("iw", 50)
+
+
 def test_all_presets_are_tested(repository):
-    assert {path.stem for path in (repository / "training").glob("*.yaml")} == {"digits", "mnist", "cifar10"}
+    tested = {"digits", "mnist", "cifar10", "vae-mnist-50d-iw", *(f"vae-{preset}" for preset in VAE_PRESETS)}
+    assert {path.stem for path in (repository / "training").glob("*.yaml")} == tested
 
 
 @pytest.mark.parametrize(
@@ -138,8 +162,9 @@ def test_yaml_file_that_is_missing(tmp_path):
     ],
 )
 def test_numbers_out_of_range(name, value, rule):
+    of_a_vae = name in {field.name for field in fields(VAEArguments)}
     with pytest.raises(HfgenError, match=rf"^{name}={value}(\.0)?: it must be {rule}$"):
-        parse(f"--{name}={value}")
+        (parse_vae_config if of_a_vae else parse_ddpm_config)([f"--{name}={value}"])
 
 
 def test_numbers_at_the_ends_of_their_ranges():
