@@ -7,10 +7,10 @@ import sys
 
 from hfgen import __doc__ as DESCRIPTION
 from hfgen import __version__
-from hfgen.commands import sample
+from hfgen.commands import evaluate, figures, sample
 from hfgen.errors import HfgenError
 
-COMMANDS = (sample,)
+COMMANDS = (sample, evaluate, figures)
 
 
 class Parser(argparse.ArgumentParser):

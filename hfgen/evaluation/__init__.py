@@ -1,0 +1,1 @@
+"""Trained pipelines on held-out images: bounds, figures."""

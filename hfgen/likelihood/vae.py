@@ -1,0 +1,107 @@
+"""A VAE's bounds on log p(x), streamed over images and importance samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from tqdm.auto import tqdm
+
+from hfgen.data.binarize import binarize
+from hfgen.data.images import to_model_range
+from hfgen.data.order import Stream, seeded
+from hfgen.errors import HfgenError
+
+SAMPLES_AT_ONCE = 500
+VALUES_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
+
+
+@dataclass
+class VAEBounds:
+    """Means over images, in nats per image, with their standard errors.
+
+    Attributes:
+        num_samples: k, samples of q(z|x) for each image.
+        values: float64 (N, 4) on the CPU, for each image the terms that `NAMES` lists.
+    """
+
+    num_samples: int
+    values: torch.Tensor = field(repr=False)
+    NAMES = ("reconstruction", "kl", "negative_elbo", "negative_iw_bound")
+
+    def mean(self, name: str) -> float:
+        return self.values[:, self.NAMES.index(name)].mean().item()
+
+    def standard_error(self, name: str) -> float:
+        """Of the mean, over images; nan for a single image."""
+        column = self.values[:, self.NAMES.index(name)]
+        return (column.std() / math.sqrt(len(column))).item()
+
+
+@torch.no_grad()
+def vae_bounds(vae, images, num_samples: int = 5000, seed: int = 0, batch_size: int = 20) -> VAEBounds:
+    """The terms of the bound and the importance-weighted bound with k = `num_samples`.
+
+    -log p(x) <= E[-log 1/k sum_l p(x, z_l) / q(z_l|x)] <= E_q[-log p(x|z)] + KL(q(z|x) || p(z)): the
+    negative importance-weighted bound, and the negative ELBO with its KL in closed form and its first term as the mean
+    over the same k samples. Pixels are binarised where the likelihood wants it, each image once. The noise of image i
+    is a function of (seed, i) alone: neither `batch_size` nor the order of evaluation matters but for rounding. Memory
+    grows with `batch_size`, not with the images or k.
+
+    Args:
+        vae: `MLPVAE` or `ConvVAE`, on the device of `images`.
+        images: `ImagesInMemory` or `ImagesStreamed`.
+
+    Raises `HfgenError` for no images, and for k, seed or batch_size out of range.
+
+    Source: Burda et al. 2016, equations 8 and 10.
+    """
+    for name, value, least in (("num_samples", num_samples, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if value < least:
+            raise HfgenError(f"{name}={value}: use {least} or more")
+    if len(images) == 0:
+        raise HfgenError("there are no images to evaluate: name a split that has some")
+    rows = torch.arange(len(images)).split(batch_size)
+    values = []
+    with tqdm(total=len(images), desc="evaluating", unit="image") as bar:
+        for batch, pixels in zip(rows, images.batches(rows), strict=True):
+            values.append(_batch_bounds(vae, to_model_range(pixels), batch, num_samples, seed).cpu())
+            bar.update(len(batch))
+    return VAEBounds(num_samples, torch.cat(values))
+
+
+def _batch_bounds(vae, x: torch.Tensor, rows: torch.Tensor, num_samples: int, seed: int) -> torch.Tensor:
+    """The four terms of each image, float64 (B, 4)."""
+    generators = [seeded(x.device, seed, Stream.EVALUATION, int(row)) for row in rows]
+    kind, uniform = vae.likelihood.binarization, None
+    if kind == "dynamic":
+        uniform = torch.stack([torch.rand(x[0].numel(), generator=g, device=x.device) for g in generators])
+    x = binarize(kind, x, uniform, rows, (seed, Stream.EVALUATION))
+    posterior = vae.encode(x).latent_dist
+    log_weight = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    log_likelihood = torch.zeros_like(log_weight)
+    for first in range(0, num_samples, SAMPLES_AT_ONCE):
+        count = min(SAMPLES_AT_ONCE, num_samples - first)
+        noise = torch.stack([_normal(g, posterior.mean, count) for g in generators], dim=1)
+        log_p_x, log_ratio = _log_terms(vae, x, posterior, noise)
+        log_likelihood += log_p_x.sum(0)
+        log_weight = torch.logaddexp(log_weight, torch.logsumexp(log_p_x - log_ratio, 0))
+    reconstruction, kl = -log_likelihood / num_samples, posterior.kl().double()
+    return torch.stack([reconstruction, kl, reconstruction + kl, math.log(num_samples) - log_weight], dim=1)
+
+
+def _normal(generator, like: torch.Tensor, count: int) -> torch.Tensor:
+    """(count, latent_size), the first of SAMPLES_AT_ONCE: another k then begins with the same samples."""
+    size = (SAMPLES_AT_ONCE, like.shape[1])
+    return torch.randn(size, generator=generator, device=like.device, dtype=like.dtype)[:count]
+
+
+def _log_terms(vae, x, posterior, noise) -> tuple[torch.Tensor, torch.Tensor]:
+    """log p(x|z) and log q(z|x) - log p(z), float64 (S, B), at z = mean + std * noise, noise (S, B, latent_size)."""
+    z = posterior.mean + posterior.std * noise
+    values = x[0].numel() * vae.likelihood.channels * len(x)
+    at_once = max(1, VALUES_AT_ONCE.get(x.device.type, 2**20) // values)
+    log_p_x = torch.cat([vae.likelihood.log_prob(x, vae.decode_outputs(part)) for part in z.split(at_once)])
+    log_ratio = 0.5 * (z.double().square() - noise.double().square() - posterior.logvar.double()).sum(-1)
+    return log_p_x.double(), log_ratio
