@@ -1,0 +1,131 @@
+"""Evaluation images, reports that name what was measured, and figures."""
+
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from hfgen.errors import HfgenError
+from hfgen.evaluation.images import load_evaluation_images
+from hfgen.evaluation.report import check_writable, format_table, save_json
+from hfgen.evaluation.vae import evaluate_vae
+from hfgen.evaluation.vae_figures import save_vae_figures
+from hfgen.models import MLPVAE
+from hfgen.pipelines import VAEPipeline
+
+CPU = torch.device("cpu")
+
+
+def vae(likelihood="discretized_logistic", latent_size=2):
+    torch.manual_seed(0)
+    return MLPVAE(1, 8, latent_size, (8,), likelihood=likelihood).eval()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_evaluation_images("digits", "test", 1, 8, CPU)
+
+
+def test_images_and_labels_are_of_the_same_rows(digits):
+    from hfgen.data.digits import embedded_digits
+
+    source = embedded_digits()["test"]
+    assert digits.labels.tolist() == source["label"][:]
+    assert len(digits.images) == 297
+    assert digits.class_names == [str(i) for i in range(10)]
+    assert digits.images.images[5, 0].tolist() == torch.tensor(list(source[5]["image"].getdata())).view(8, 8).tolist()
+
+
+def test_first_images(digits):
+    few = load_evaluation_images("digits", "test", 1, 8, CPU, max_images=4)
+    assert torch.equal(few.images.images, digits.images.images[:4])
+    assert torch.equal(few.labels, digits.labels[:4])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("digits", "tset", 1, 8), "^--split 'tset' is not in 'digits': it has train, test$"),
+        (("digits", "test", 1, 28), r"^the images are 1x8x8 \(channels x height x width\), the model's 1x28x28: "),
+        (("digits", "test", 3, 8), r"^the images are 1x8x8 .* the model's 3x8x8"),
+    ],
+)
+def test_images_that_do_not_fit(arguments, message):
+    with pytest.raises(HfgenError, match=message):
+        load_evaluation_images(*arguments, CPU)
+
+
+def test_report_of_an_8_bit_likelihood_is_in_bits_per_dim_too():
+    results = evaluate_vae(vae(), "digits", num_samples=3, max_images=20)
+    metrics = results["metrics"]
+    for key in ("negative_elbo", "negative_iw_bound"):
+        in_bits = metrics[key]["mean"] / (64 * math.log(2))
+        assert metrics[f"{key}_bits_per_dim"]["mean"] == pytest.approx(in_bits, rel=1e-12)
+        assert metrics[f"{key}_bits_per_dim"]["unit"] == "bits/dim"
+    assert metrics["negative_elbo"]["mean"] == pytest.approx(metrics["reconstruction"]["mean"] + metrics["kl"]["mean"])
+    assert results["images"] == 20
+    assert "upper bound on the NLL" in format_table(results)
+    json.dumps(results)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "kind"), [("bernoulli_grey", "pseudo-log-likelihood"), ("gaussian", "log-density")]
+)
+def test_what_is_no_likelihood_is_never_called_an_nll(likelihood, kind):
+    results = evaluate_vae(vae(likelihood), "digits", num_samples=3, max_images=20)
+    text = format_table(results) + json.dumps(results)
+    assert "NLL" not in text.replace("not an NLL", "")
+    assert "bits" not in text.replace("8-bit", "")
+    assert f"of a {kind}: not an NLL" in text
+
+
+def test_binarised_pixels_are_not_compared_in_bits_of_8_bit_pixels():
+    results = evaluate_vae(vae("bernoulli"), "digits", num_samples=3, max_images=20)
+    assert not [key for key in results["metrics"] if "bits" in key]
+
+
+@pytest.mark.parametrize("latent_size", [1, 2, 3])
+def test_figures(digits, tmp_path, latent_size):
+    (tmp_path / "history.jsonl").write_text(
+        '{"step": 1, "train_loss": 3.0, "train_reconstruction": 2.0, "train_kl": 1.0}\n'
+        '{"step": 1, "validation_loss": 3.0, "validation_reconstruction": 2.0, "validation_kl": 1.0, "epoch": 1}\n'
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    written = save_vae_figures(VAEPipeline(vae(latent_size=latent_size)), digits, tmp_path, out, seed=0)
+    names = {path.name for path in written}
+    expected = {"samples.png", "reconstructions.png", "latents.png", "interpolations.png", "loss.png"}
+    assert names == expected | ({"manifold.png"} if latent_size == 2 else set())
+    assert {path.name for path in out.iterdir()} == names
+    for path in written:
+        with Image.open(path) as image:
+            assert min(image.size) > 200, path.name
+            assert len(set(image.convert("L").getdata())) > 10, path.name
+
+
+def test_pairs_show_each_image_above_its_reconstruction(digits, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        "hfgen.evaluation.vae_figures.image_grid", lambda images, *a: drawn.setdefault(len(drawn), images)
+    )
+    monkeypatch.setattr("hfgen.evaluation.vae_figures.save_png", lambda image, path: None)
+    pipeline = VAEPipeline(vae())
+    save_vae_figures(pipeline, digits, tmp_path, tmp_path, seed=0)
+    pairs = drawn[1].view(4, 2, 10, 1, 8, 8)
+    assert torch.equal(pairs[:, 0].flatten(0, 1), digits.images.images[:40])
+    again = pipeline.reconstruct(digits.images.images[:40], output_type="pt").images
+    # to the nearest of 256 levels
+    torch.testing.assert_close(pairs[:, 1].flatten(0, 1).float() / 255, again, rtol=0, atol=0.5 / 255 + 1e-6)
+
+
+def test_results_that_cannot_be_written_are_told_before_the_work(tmp_path):
+    with pytest.raises(HfgenError, match="is a folder: name a file"):
+        check_writable(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HfgenError, match="is no folder"):
+        check_writable(tmp_path / "file" / "results.json")
+    check_writable(tmp_path / "new" / "results.json")
+    save_json({"a": 1}, tmp_path / "new" / "results.json")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["results.json"]
