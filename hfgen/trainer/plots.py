@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from hfgen.plotting import new_figure, save_figure
 
 
 def plot_history(history: list[dict], path: Path, ylabel: str, terms: tuple[str, ...] = ("loss",)):
     """A panel for each term with its training and held-out values over the optimizer steps, as PNG.
 
-    The vertical axis is logarithmic for values that span a factor of 5 or more.
+    The vertical axis leaves out the highest hundredth of the values, such as spikes, and is logarithmic where the
+    others span a factor of 5 or more.
     """
     figure = new_figure(7 if len(terms) == 1 else 4.6 * len(terms), 4.5)
     for axes, term in zip(figure.subplots(1, len(terms), squeeze=False)[0], terms, strict=True):
@@ -35,7 +38,10 @@ def _plot_term(axes, history: list[dict], term: str):
         values = [row[f"{prefix}_{term}"] for row in rows]
         shown += values
         axes.plot([row["step"] for row in rows], values, label=label, **style)
-    wide = bool(shown) and 0 < 5 * min(shown) < max(shown)
-    axes.set(xlabel="optimizer step", xscale="log", yscale="log" if wide else "linear")
+    axes.set(xlabel="optimizer step", xscale="log")
+    if shown:
+        low, high = np.quantile(shown, [0, 0.99])
+        axes.set_yscale("log" if 0 < 5 * low < high else "linear")
+        axes.set_ylim(low - 0.05 * (high - low) if axes.get_yscale() == "linear" else low / 1.1, high * 1.05)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
