@@ -65,7 +65,7 @@ class Bernoulli:
         discrete: whether `log_prob` is the logarithm of a probability of the data, and so an NLL may be made of it.
 
     x holds pixels in [-1, 1], (B, C, H, W); the decoder's outputs are (..., B, C * channels, H, W); `log_prob` is (..., B)
-    in nats per image, `mean` and `sample` are (..., B, C, H, W) in [-1, 1].
+    in nats per image, `mean` and `sample` are (..., B, C, H, W) in [-1, 1] (a Gaussian's may lie outside).
     """
 
     channels: ClassVar[int] = 1
@@ -120,7 +120,7 @@ class Gaussian:
 class DiscretizedLogistic:
     """A logistic density summed over the 256 bins of a pixel's values; the edge bins reach to infinity.
 
-    The decoder puts out the location and the log of the scale (not below -7), both in units of [-1, 1].
+    The decoder puts out the location and the log of the scale (kept within [-7, 20]), both in units of [-1, 1].
     Source: Kingma et al. 2016 (IAF), appendix; Salimans et al. 2017, equation 2.
     """
 
@@ -132,7 +132,7 @@ class DiscretizedLogistic:
     @staticmethod
     def _split(outputs):
         location, log_scale = outputs.chunk(2, dim=-3)
-        return location, log_scale.clamp(min=-7)
+        return location, log_scale.clamp(-7, 20)
 
     def log_prob(self, x: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
         location, log_scale = self._split(outputs)
@@ -212,8 +212,11 @@ class _VAE(ModelMixin, ConfigMixin):
         variance = config.gaussian_variance
         if variance is not None and not 0 < variance < math.inf:
             raise ValueError(f"gaussian_variance={variance}: it must be greater than 0, or none to learn it")
-        if config.latent_size < 1:
-            raise ValueError(f"latent_size={config.latent_size}: at least 1")
+        if variance is not None and config.likelihood != "gaussian":
+            raise ValueError(f"gaussian_variance={variance}: likelihood={config.likelihood!r} has none; pass None")
+        for name in ("latent_size", "sample_size", "in_channels"):
+            if config[name] < 1:
+                raise ValueError(f"{name}={config[name]}: at least 1")
         self.likelihood = LIKELIHOODS[config.likelihood](variance)
         learned = config.likelihood == "gaussian" and variance is None
         self.log_variance = nn.Parameter(torch.zeros(())) if learned else None
@@ -231,7 +234,7 @@ class _VAE(ModelMixin, ConfigMixin):
 
     def decode_outputs(self, z: torch.Tensor) -> torch.Tensor:
         """What `likelihood` takes, (..., C * likelihood.channels, H, W), from z (..., latent_size)."""
-        if z.shape[-1] != self.config.latent_size:
+        if z.ndim < 2 or z.shape[-1] != self.config.latent_size:
             raise ValueError(f"latents of shape {tuple(z.shape)}: this model takes (B, {self.config.latent_size})")
         outputs = self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
         if self.log_variance is not None:
@@ -240,7 +243,7 @@ class _VAE(ModelMixin, ConfigMixin):
         return outputs
 
     def decode(self, z: torch.Tensor, return_dict: bool = True, generator=None) -> DecoderOutput | tuple[torch.Tensor]:
-        """The mean of p(x|z), (B, C, H, W) in [-1, 1], of latents (B, latent_size), as `.sample`.
+        """The mean of p(x|z), (B, C, H, W) in [-1, 1] (a Gaussian's may lie outside), of latents (B, latent_size), as `.sample`.
 
         `generator` is there for diffusers' interface and unused: to draw from p(x|z), pass what `decode_outputs` returns to
         `likelihood.sample`.
@@ -267,6 +270,10 @@ class _VAE(ModelMixin, ConfigMixin):
         posterior = self.encode(sample).latent_dist
         if latent_noise is None:
             return self.decode(posterior.sample(generator) if sample_posterior else posterior.mode(), return_dict)
+        if latent_noise.ndim != 3 or latent_noise.shape[1:] != posterior.mean.shape:
+            raise ValueError(
+                f"latent_noise of shape {tuple(latent_noise.shape)}: for these images it is (L, {', '.join(map(str, posterior.mean.shape))})"
+            )
         z = posterior.mean + posterior.std * latent_noise
         if not reparameterize:
             z = z.detach()
@@ -301,6 +308,8 @@ class MLPVAE(_VAE):
     ):
         super().__init__()
         out_channels = self._init_distributions()
+        if any(size < 1 for size in hidden_sizes):
+            raise ValueError(f"hidden_sizes={list(hidden_sizes)}: each at least 1")
         act, pixels = _activation(activation), sample_size**2
         sizes = (in_channels * pixels, *hidden_sizes)
         self.encoder = nn.Sequential(nn.Flatten(), *_layers(sizes, act), nn.Linear(sizes[-1], 2 * latent_size))
@@ -337,8 +346,10 @@ class ConvVAE(_VAE):
     ):
         super().__init__()
         out_channels = self._init_distributions()
+        if not block_out_channels or any(channels < 1 for channels in block_out_channels):
+            raise ValueError(f"block_out_channels={list(block_out_channels)}: one number or more, each at least 1")
         act, stride = _activation(activation), 2 ** len(block_out_channels)
-        if sample_size % stride or not block_out_channels:
+        if sample_size % stride:
             raise ValueError(
                 f"sample_size={sample_size} is not divisible by {stride}, 2 for each of {len(block_out_channels)} blocks: "
                 "pad or resize the images, or use fewer blocks"

@@ -26,7 +26,7 @@ VAE_PRESETS = {
 def load_vae_config(name_or_path: str) -> dict:
     """A config of `MLPVAE` or `ConvVAE`, which its "_class_name" tells; sources and errors as `load_model_config`."""
     config = load_model_config(name_or_path, VAE_PRESETS, MLPVAE, "vae")
-    if config.get("_class_name") not in VAE_CLASSES:
+    if config.get("_class_name") not in list(VAE_CLASSES):  # a list, as the value may be unhashable
         raise HfgenError(
             f"model config {name_or_path} has _class_name={config.get('_class_name')!r}: use one of {', '.join(VAE_CLASSES)}"
         )
@@ -46,4 +46,5 @@ def build_vae(config: dict, resolution: int, channels: int) -> MLPVAE | ConvVAE:
     try:
         return kind(**values)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise HfgenError(f"{kind.__name__} cannot be built from this config: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise HfgenError(f"{kind.__name__} cannot be built from {values}: {reason}") from error

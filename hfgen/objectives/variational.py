@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-LOG_2PI = math.log(2 * math.pi)
 Terms = dict[str, torch.Tensor]
 
 
