@@ -214,6 +214,8 @@ class _VAE(ModelMixin, ConfigMixin):
             raise ValueError(f"gaussian_variance={variance}: it must be greater than 0, or none to learn it")
         if variance is not None and config.likelihood != "gaussian":
             raise ValueError(f"gaussian_variance={variance}: likelihood={config.likelihood!r} has none; pass None")
+        if config.latent_bound is not None and not 0 < config.latent_bound < math.inf:
+            raise ValueError(f"latent_bound={config.latent_bound}: it must be greater than 0, or None for no bound")
         for name in ("latent_size", "sample_size", "in_channels"):
             if config[name] < 1:
                 raise ValueError(f"{name}={config[name]}: at least 1")
@@ -229,7 +231,11 @@ class _VAE(ModelMixin, ConfigMixin):
         size, channels = self.config.sample_size, self.config.in_channels
         if x.ndim != 4 or tuple(x.shape[1:]) != (channels, size, size):
             raise ValueError(f"images of shape {tuple(x.shape)}: this model takes (B, {channels}, {size}, {size})")
-        posterior = DiagonalGaussian(*self.encoder(x - self.pixel_mean).chunk(2, dim=1))
+        mean, logvar = self.encoder(x - self.pixel_mean).chunk(2, dim=1)
+        bound = self.config.latent_bound
+        if bound is not None:
+            mean, logvar = bound * torch.tanh(mean / bound), logvar.clamp(max=1)
+        posterior = DiagonalGaussian(mean, logvar)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode_outputs(self, z: torch.Tensor) -> torch.Tensor:
@@ -291,6 +297,9 @@ class MLPVAE(_VAE):
         likelihood: p(x|z), one of bernoulli (dynamically binarised pixels), bernoulli_static, bernoulli_grey (a
             pseudo-likelihood), gaussian, discretized_logistic, categorical.
         gaussian_variance: of the gaussian likelihood; None: learned.
+        latent_bound: keeps q's mean within (-latent_bound, latent_bound) by a scaled tanh and its log-variance below 1;
+            None: no bound. p(z) has no mass far out, but an encoder may send an image unlike those that it was
+            trained on there, at thousands of nats for that one image.
 
     Raises `ValueError` for values out of these ranges.
     """
@@ -305,6 +314,7 @@ class MLPVAE(_VAE):
         activation: str = "tanh",
         likelihood: str = "bernoulli",
         gaussian_variance: float | None = None,
+        latent_bound: float | None = None,
     ):
         super().__init__()
         out_channels = self._init_distributions()
@@ -328,7 +338,7 @@ class ConvVAE(_VAE):
         in_channels, sample_size: the images are (in_channels, sample_size, sample_size); the side must be divisible
             by the stride 2 ** len(block_out_channels).
         block_out_channels: channels of each block of the encoder; the decoder has them in reverse.
-        latent_size, activation, likelihood, gaussian_variance: as in `MLPVAE`.
+        latent_size, activation, likelihood, gaussian_variance, latent_bound: as in `MLPVAE`.
 
     Raises `ValueError` for values out of these ranges.
     """
@@ -343,6 +353,7 @@ class ConvVAE(_VAE):
         activation: str = "silu",
         likelihood: str = "discretized_logistic",
         gaussian_variance: float | None = None,
+        latent_bound: float | None = None,
     ):
         super().__init__()
         out_channels = self._init_distributions()

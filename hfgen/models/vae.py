@@ -17,9 +17,14 @@ VAE_PRESETS = {
     "digits": _mlp(hidden_sizes=[128, 64], latent_size=8, likelihood="discretized_logistic"),
     "mnist-2d": _mlp(hidden_sizes=[256, 128], latent_size=2, likelihood="bernoulli"),
     # the sizes of Burda et al. 2016, one stochastic layer
-    "mnist-50d": _mlp(hidden_sizes=[200, 200], latent_size=50, likelihood="bernoulli"),
+    "mnist-50d": _mlp(hidden_sizes=[200, 200], latent_size=50, likelihood="bernoulli", latent_bound=6.0),
     "mnist-grey": _mlp(hidden_sizes=[200, 150], latent_size=32, likelihood="bernoulli_grey"),
-    "mnist-conv": {"_class_name": "ConvVAE", "block_out_channels": [16, 32], "likelihood": "discretized_logistic"},
+    "mnist-conv": {
+        "_class_name": "ConvVAE",
+        "block_out_channels": [16, 32],
+        "likelihood": "discretized_logistic",
+        "latent_bound": 6.0,
+    },
 }
 
 

@@ -112,6 +112,9 @@ class VAEArguments:
         "pseudo-likelihood); none: the config's",
     )
     gaussian_variance: float | None = flag(None, "variance of the gaussian likelihood; none: the config's, or learned")
+    latent_bound: float | None = flag(
+        None, "keep the mean of q(z|x) within this distance of 0; 0: no bound; none: the config's"
+    )
     objective: Literal["sgvb_b", "sgvb_a", "iw", "score_function", "score_function_no_baseline"] = flag(
         "sgvb_b",
         "bound with analytic KL, bound all by Monte Carlo, importance-weighted bound, score-function gradient with or "

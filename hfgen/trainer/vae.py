@@ -131,6 +131,8 @@ def _initial(model: VAEArguments):
         value = getattr(model, name)
         if value is not None:
             config[name] = value
+    if model.latent_bound is not None:
+        config["latent_bound"] = model.latent_bound or None
     return config, pretrained
 
 
@@ -140,5 +142,5 @@ def _copy_weights(source, target, name: str):
     except RuntimeError as error:
         raise HfgenError(
             f"pretrained_model_name_or_path={name!r} has weights of other shapes than the images and flags ask for: "
-            "leave --latent_size, --likelihood and --resolution as they are there"
+            "leave --latent_size, --likelihood, --gaussian_variance and --resolution as they are there"
         ) from error

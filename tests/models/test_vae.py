@@ -345,6 +345,7 @@ def test_every_argument_is_in_the_config():
         "activation": "tanh",
         "likelihood": "gaussian",
         "gaussian_variance": 0.5,
+        "latent_bound": None,
     }
 
 
@@ -605,3 +606,29 @@ def test_config_that_does_not_build(kind, change, message):
     with pytest.raises(HfgenError, match=message) as error:
         build_vae({"_class_name": kind, **change}, 8, 1)
     assert one_line(error)
+
+
+def test_latent_bound_keeps_q_near_the_prior():
+    """Images far from any that it was trained on: weights of a hundred times their size stand for them."""
+    torch.manual_seed(0)
+    free = MLPVAE(1, 4, 3, (5,))
+    bound = MLPVAE(1, 4, 3, (5,), latent_bound=2.0)
+    bound.load_state_dict(free.state_dict())
+    x = torch.rand(6, 1, 4, 4) * 2 - 1
+    mean = free.encode(x).latent_dist.mean
+    torch.testing.assert_close(bound.encode(x).latent_dist.mean, 2 * torch.tanh(mean / 2))
+    torch.testing.assert_close(bound.encode(x).latent_dist.logvar, free.encode(x).latent_dist.logvar)
+    with torch.no_grad():
+        bound.encoder[-1].weight.mul_(100)
+        bound.encoder[-1].bias.fill_(30)
+    posterior = bound.encode(x).latent_dist
+    assert posterior.mean.abs().max() <= 2
+    assert posterior.logvar.max() == 1
+    # 3 latents, each at most (4 + e - 1 + 200) / 2: the log-variance's lower end is not bounded
+    assert posterior.kl().isfinite().all()
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("inf")])
+def test_latent_bound_out_of_range(value):
+    with pytest.raises(ValueError, match=f"^latent_bound={value}: it must be greater than 0, or None for no bound$"):
+        MLPVAE(latent_bound=value)
