@@ -65,6 +65,12 @@ class VAEPipeline(DiffusionPipeline):
             _check_generators(generator, batch_size)
             shape = (batch_size, self.vae.config.latent_size)
             latents = randn_tensor(shape, generator, self._execution_device, self.vae.dtype)
+        elif latents.ndim != 2:
+            raise ValueError(
+                f"latents of shape {tuple(latents.shape)}: this model takes (B, {self.vae.config.latent_size})"
+            )
+        else:
+            _check_generators(generator, len(latents))
         images = self._decode(latents, generator, sample_pixels, len(latents))
         return self._output(images, output_type, return_dict)
 
@@ -169,6 +175,8 @@ class VAEPipeline(DiffusionPipeline):
         if isinstance(image, PIL.Image.Image):
             return self._as_tensor(np.asarray(self._checked_mode(image)))
         if isinstance(image, np.ndarray):
+            if image.dtype.kind not in "biuf":
+                raise ValueError(f"pixels of type {image.dtype}: pass uint8 in 0..255 or floating point in [0, 1]")
             image = torch.from_numpy(np.array(image))
             image = image[..., None] if image.ndim == 2 else image
             image = image.movedim(-1, -3) if image.ndim in (3, 4) else image
@@ -177,7 +185,7 @@ class VAEPipeline(DiffusionPipeline):
         image = image[None] if image.ndim == 3 else image
         size, channels = self.vae.config.sample_size, self.vae.config.in_channels
         if image.ndim != 4 or tuple(image.shape[1:]) != (channels, size, size):
-            found = "x".join(map(str, image.shape[-3:]))
+            found = "x".join(map(str, image.shape[1:] if image.ndim == 4 else image.shape))
             raise ValueError(
                 f"images of {found} (channels x height x width): this model takes {channels}x{size}x{size}; "
                 "convert, resize or crop them"
@@ -210,8 +218,10 @@ class VAEPipeline(DiffusionPipeline):
         for first in range(0, len(z), batch_size):
             outputs = self.vae.decode_outputs(z[first : first + batch_size])
             if sample_pixels:
-                own = generator[first : first + batch_size] if isinstance(generator, list) else generator
-                images.append(self.vae.likelihood.sample(outputs, own))
+                # one by one also from a single generator: torch draws other numbers for other sizes
+                own = generator[first:] if isinstance(generator, list) else [generator] * len(outputs)
+                rows = zip(outputs.split(1), own, strict=False)
+                images += [self.vae.likelihood.sample(row, g) for row, g in rows]
             else:
                 images.append(self.vae.likelihood.mean(outputs))
         return torch.cat(images)
@@ -246,6 +256,7 @@ class VAEPipeline(DiffusionPipeline):
         }
         (folder / self.config_name).write_text(json.dumps(index, indent=2) + "\n")
         if push_to_hub:
+            hub |= {k: kwargs[k] for k in ("safe_serialization", "variant") if k in kwargs}
             self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
 
     @classmethod
@@ -254,8 +265,10 @@ class VAEPipeline(DiffusionPipeline):
 
         Where this project is installed its own classes are used and no code of the repository is run.
         """
-        if not cls.model_classes or "vae" in kwargs:
+        if not cls.model_classes:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if "vae" in kwargs:
+            return cls(kwargs["vae"])
         kwargs.pop("trust_remote_code", None)
         path = os.fspath(pretrained_model_name_or_path)
         known = next(iter(cls.model_classes.values()))
