@@ -1,97 +1,152 @@
 """Images/s of hfgen's training loop, of the bare model step, and of a loop that decodes PIL images in a DataLoader.
 
-One UNet, dataset, batch size and optimizer; the three are timed in turn, several rounds in one run, so that their ratios
-hold on a noisy machine: `python benchmarks/train_throughput.py --dataset_name ylecun/mnist --out throughput.json`.
+One model, dataset, batch size and optimizer; the three are timed in turn, several rounds in one run, so that their ratios
+hold on a noisy machine:
+
+    python benchmarks/train_throughput.py --dataset_name ylecun/mnist --out throughput.json
+    python benchmarks/train_throughput.py --dataset_name ylecun/mnist --model mnist-50d --epoch --out throughput-vae.json
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import chain, count
 from pathlib import Path
 
-import accelerate
-import diffusers
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import convert_outputs_to_fp32
+from common import environment, load_images, shown_settings, synchronize, write_json
 from diffusers.training_utils import EMAModel
 
-from hfgen.data.decode import ImageReader, undecoded
-from hfgen.data.images import load_images, to_model_range
+from hfgen.data.images import to_model_range
 from hfgen.data.sources import find_image_column, load_source
-from hfgen.models import build_unet, load_unet_config
-from hfgen.objectives import SimpleLoss
+from hfgen.models import UNET_PRESETS, VAE_PRESETS, build_unet, build_vae, load_unet_config, load_vae_config
+from hfgen.objectives import SGVBB, SimpleLoss
 from hfgen.schedulers import LinearDDPMScheduler
 from hfgen.trainer.config import OptimizationArguments, RunArguments
 from hfgen.trainer.ddpm import DDPMTask
 from hfgen.trainer.loop import Trainer
 from hfgen.trainer.progress import Progress
+from hfgen.trainer.vae import VAETask
 
 LOOPS = ("hfgen", "bare step", "PIL DataLoader")
+WARM_UP_STEPS = 20
 
 
-def parse():
+def parse(argv: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset_name", default="digits")
-    parser.add_argument("--model", default=None, help="preset of the UNet (default: the dataset's)")
-    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument(
+        "--dataset_name", default="digits", help="digits (embedded), repository, or folder in its layout"
+    )
+    parser.add_argument("--model", default=None, help="preset of the UNet or VAE (default: the dataset's)")
+    parser.add_argument("--kind", choices=list(KINDS), help="default: vae for a preset that only VAEs have, else ddpm")
+    parser.add_argument("--batch_size", type=int, help="default: 64 for a DDPM, 128 for a VAE")
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps per loop and round")
+    parser.add_argument("--epoch", action="store_true", help="a whole epoch per loop and round, instead of --steps")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=0, help="workers of the PIL loop's DataLoader")
     parser.add_argument("--mixed_precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--compile", action="store_true", help="torch.compile all three")
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--memory_of", choices=LOOPS, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args(argv)
+    only_vae = args.model in VAE_PRESETS and args.model not in UNET_PRESETS
+    args.kind = args.kind or ("vae" if only_vae else "ddpm")
+    args.model = args.model or ("digits" if args.dataset_name == "digits" else KINDS[args.kind].mnist_preset)
+    args.batch_size = args.batch_size or KINDS[args.kind].batch_size
+    return args
+
+
+class DDPM:
+    """A UNet and L_simple."""
+
+    mnist_preset, batch_size = "mnist", 64
+
+    def __init__(self, args, images):
+        scheduler = LinearDDPMScheduler()
+        self.model = build_unet(load_unet_config(args.model), images.resolution, images.channels, 1000)
+        self.task = DDPMTask(scheduler, images.shape, 1000, args.batch_size, 0)
+        self.objective = SimpleLoss(scheduler)
+
+    def draw(self, x_0):
+        """What `loss` takes: the images and, from the global generator, their noise and times."""
+        return x_0, torch.randn_like(x_0), torch.rand(len(x_0), device=x_0.device)
+
+    def loss(self, forward, x_0, noise, uniform):
+        return self.objective(forward, x_0, noise, uniform).mean()
+
+
+class VAE:
+    """A VAE and SGVB B with one latent sample."""
+
+    mnist_preset, batch_size = "mnist-50d", 128
+
+    def __init__(self, args, images):
+        self.model = build_vae(load_vae_config(args.model), images.resolution, images.channels)
+        self.model.pixel_mean.copy_(images.pixel_mean())
+        self.objective, self.latent_size = SGVBB(self.model.likelihood), self.model.config.latent_size
+        self.task = VAETask(self.objective, images.shape, self.latent_size, 1, 0, 0)
+
+    def draw(self, x_0):
+        """What `loss` takes: from the global generator, the images, binarised if the likelihood asks for it, and noise."""
+        if self.objective.likelihood.binarization is not None:
+            x_0 = torch.where(2 * torch.rand_like(x_0) < x_0 + 1, 1.0, -1.0)
+        return x_0, torch.randn(1, len(x_0), self.latent_size, device=x_0.device)
+
+    def loss(self, forward, x, latent_noise):
+        return self.objective(forward, x, latent_noise)["loss"].mean()
+
+
+KINDS = {"ddpm": DDPM, "vae": VAE}
 
 
 class OurLoop:
     """hfgen's `Trainer`: batches by permutation, noise, clipping, AdamW, schedule, EMA, progress bar and history."""
 
-    def __init__(self, accelerator, images, unet, args, dataset, column):
+    def __init__(self, accelerator, images, kind, args):
         output_dir = Path(tempfile.mkdtemp())
         run = RunArguments(output_dir=str(output_dir), logger="none")
-        task = DDPMTask(LinearDDPMScheduler(), 1000, args.batch_size, 0)
-        shape = tuple(images.images.shape[1:])
         optimization = optimization_arguments(args)
-        self.trainer = Trainer(accelerator, task, unet, images, images, shape, False, optimization, run, {})
+        self.trainer = Trainer(
+            accelerator, kind.task, kind.model, images.train, images.train, False, optimization, run, {}
+        )
         self.trainer.progress = Progress(accelerator, output_dir, 0, optimization.max_train_steps, args.batch_size)
         self.trainer.progress.__enter__()
-        self.steps, self.device = args.steps, accelerator.device
+        self.batches, self.device = self._endless(), accelerator.device
 
-    def __call__(self):
+    def _endless(self):
         trainer = self.trainer
-        first = trainer.step % (trainer.steps_per_epoch - self.steps)
-        images = trainer.train.batches(trainer.micro_batches(trainer.step, first, first + self.steps))
-        for _ in range(self.steps):
-            trainer.advance(images)
+        return chain.from_iterable(trainer.micro_batches(epoch, 0, trainer.steps_per_epoch) for epoch in count())
+
+    def __call__(self, steps):
+        for _ in range(steps):
+            self.trainer.advance(self.batches)
         synchronize(self.device)
 
 
 class BareStep:
-    """Forward, backward, clipping, AdamW and EMA on one batch that is on the device; nothing else."""
+    """Forward, backward, clipping, AdamW and EMA on one batch that is on the device, with its noise; nothing else."""
 
-    def __init__(self, accelerator, images, unet, args, dataset, column):
-        self.model, self.steps = unet.to(accelerator.device, memory_format=torch.channels_last), args.steps
+    def __init__(self, accelerator, images, kind, args):
+        self.kind, self.device = kind, accelerator.device
+        self.model = kind.model.to(accelerator.device, memory_format=torch.channels_last)
         self.forward = torch.compile(self.model) if args.compile else self.model
+        if args.mixed_precision != "no":  # as Accelerate prepares a model: the network alone, with float32 outputs
+            self.forward = convert_outputs_to_fp32(accelerator.autocast()(self.forward))
         self.optimizer = make_optimizer(self.model)
         self.ema = EMAModel(self.model.parameters(), use_ema_warmup=True, foreach=True)
-        self.x_0 = to_model_range(images.images[: args.batch_size]).contiguous(memory_format=torch.channels_last)
-        self.noise, self.uniform = torch.randn_like(self.x_0), torch.rand(args.batch_size, device=accelerator.device)
-        self.loss, self.autocast = SimpleLoss(LinearDDPMScheduler()), accelerator.autocast
-        self.device = accelerator.device
+        x_0 = to_model_range(images.train.images[: args.batch_size]).contiguous(memory_format=torch.channels_last)
+        self.batch = kind.draw(x_0)
 
-    def step(self, x_0, noise, uniform):
-        with self.autocast():
-            loss = self.loss(self.forward, x_0, noise, uniform).mean()
+    def step(self, batch):
+        loss = self.kind.loss(self.forward, *batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -99,22 +154,24 @@ class BareStep:
         self.ema.step(self.model.parameters())
         return loss
 
-    def __call__(self):
-        for _ in range(self.steps):
-            self.step(self.x_0, self.noise, self.uniform)
+    def __call__(self, steps):
+        for _ in range(steps):
+            self.step(self.batch)
         synchronize(self.device)
 
 
 class PilLoop(BareStep):
     """The same step fed as diffusers' example is: PIL images decoded and transformed one by one in a DataLoader, the
-    noise and times from the global generator, the loss read by the host at every step."""
+    noise, times and black and white pixels from the global generator, the loss read by the host at every step."""
 
-    def __init__(self, accelerator, images, unet, args, dataset, column):
-        super().__init__(accelerator, images, unet, args, dataset, column)
-        resolution = images.images.shape[-1]
+    def __init__(self, accelerator, images, kind, args):
+        super().__init__(accelerator, images, kind, args)
+        resolution, mode = images.resolution, "L" if images.channels == 1 else "RGB"
+        dataset = load_source(args.dataset_name)["train"]
+        column = find_image_column(dataset, None)
 
         def transform(rows):
-            pictures = [image.convert("L" if images.images.shape[1] == 1 else "RGB") for image in rows[column]]
+            pictures = [image.convert(mode) for image in rows[column]]
             arrays = [np.asarray(picture.resize((resolution, resolution))) for picture in pictures]
             pixels = [torch.from_numpy(a.copy()).reshape(resolution, resolution, -1).permute(2, 0, 1) for a in arrays]
             return {"input": [(p.float() / 255 - 0.5) / 0.5 for p in pixels]}
@@ -133,11 +190,10 @@ class PilLoop(BareStep):
         while True:
             yield from self.loader
 
-    def __call__(self):
-        for _ in range(self.steps):
+    def __call__(self, steps):
+        for _ in range(steps):
             x_0 = next(self.batches)["input"].to(self.device).contiguous(memory_format=torch.channels_last)
-            noise = torch.randn_like(x_0)
-            self.step(x_0, noise, torch.rand(len(x_0), device=self.device)).item()
+            self.step(self.kind.draw(x_0)).item()
 
 
 def optimization_arguments(args):
@@ -156,11 +212,6 @@ def make_optimizer(model):
     return torch.optim.AdamW(model.parameters(), 1e-4, (0.95, 0.999), 1e-8, 1e-6, fused=fused)
 
 
-def synchronize(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def peak_memory_mib() -> float:
     """Of the GPU when there is one, else of this process (a child's ru_maxrss starts at its parent's: not used)."""
     if torch.cuda.is_available():
@@ -172,40 +223,39 @@ def peak_memory_mib() -> float:
 
 
 def make_loop(name: str, args):
+    """A loop, called with a number of steps, and the steps of an epoch."""
     accelerator = Accelerator(mixed_precision=args.mixed_precision, step_scheduler_with_optimizer=False)
-    dataset = load_source(args.dataset_name)["train"]
-    column = find_image_column(dataset, None)
-    size = min(dataset[0][column].size)
-    reader = ImageReader(undecoded(dataset, column), column, 1 if dataset[0][column].mode == "L" else 3, size, True, 0)
-    images = load_images(reader, accelerator.device, show_progress=False)
+    images = load_images(args.dataset_name, accelerator)
     torch.manual_seed(0)
-    unet = build_unet(load_unet_config(args.model), reader.resolution, reader.channels, 1000)
-    kinds = dict(zip(LOOPS, (OurLoop, BareStep, PilLoop), strict=True))
-    return kinds[name](accelerator, images, unet, args, dataset, column)
+    kind = KINDS[args.kind](args, images)
+    loop = dict(zip(LOOPS, (OurLoop, BareStep, PilLoop), strict=True))[name](accelerator, images, kind, args)
+    return loop, len(images.train) // args.batch_size
 
 
-def time_in_turn(args) -> dict[str, list[float]]:
-    """Images/s of each loop in each round; a first call of each, not counted, warms it up."""
-    loops = {name: make_loop(name, args) for name in LOOPS}
-    rates = {name: [] for name in LOOPS}
+def time_in_turn(args) -> tuple[dict[str, list[float]], int]:
+    """Images/s of each loop in each round, and the steps of a round; a first call of each, not counted, warms it up."""
+    loops, rates = {}, {name: [] for name in LOOPS}
+    for name in LOOPS:
+        loops[name], epoch = make_loop(name, args)
+    steps = epoch if args.epoch else args.steps
     for loop in loops.values():
-        loop()
+        loop(min(steps, WARM_UP_STEPS))
     for _ in range(args.rounds):
         for name, loop in loops.items():
             start = time.perf_counter()
-            loop()
-            rates[name].append(args.steps * args.batch_size / (time.perf_counter() - start))
-    return rates
+            loop(steps)
+            rates[name].append(steps * args.batch_size / (time.perf_counter() - start))
+    return rates, steps
 
 
 def peak_memory_in_own_process(name: str) -> float:
-    command = [sys.executable, *sys.argv, "--rounds", "1", "--memory_of", name]
+    command = [sys.executable, *sys.argv, "--memory_of", name]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.strip().splitlines()[-1])
 
 
 def report(args) -> dict:
-    rates = time_in_turn(args)
+    rates, steps = time_in_turn(args)
     bare = rates["bare step"]
     rows = {
         name: {
@@ -216,20 +266,14 @@ def report(args) -> dict:
         }
         for name, values in rates.items()
     }
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    versions = {m.__name__: m.__version__ for m in (torch, diffusers, accelerate)} | {
-        "python": platform.python_version()
-    }
-    settings = {k: v for k, v in vars(args).items() if k not in ("out", "memory_of", "dataset_name")}
-    return {"device": device, "versions": versions, "settings": settings, "loops": rows}
+    settings = {k: v for k, v in shown_settings(args).items() if k != "memory_of"} | {"steps": steps}
+    return {**environment(), "settings": settings, "loops": rows}
 
 
-def main():
-    args = parse()
-    args.model = args.model or ("digits" if args.dataset_name == "digits" else "mnist")
+def main(argv: list[str] | None = None):
+    args = parse(argv)
     if args.memory_of:
-        loop = make_loop(args.memory_of, args)
-        loop()
+        make_loop(args.memory_of, args)[0](WARM_UP_STEPS)
         print(peak_memory_mib())
         return
     result = report(args)
@@ -239,7 +283,7 @@ def main():
             f"{name:<16}{row['images_per_second']:>10.0f}{row['ratio_to_bare_step']:>9.3f}{row['peak_memory_mib']:>10.0f}"
         )
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.out, result)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def binarize(
     if kind == "static":
         uniform = fixed_uniform(rows.to(x.device), x[0].numel(), key)
     white = uniform.view_as(x) if uniform.is_contiguous() else uniform.unflatten(1, x.shape[1:])
-    return torch.where(2 * white < x + 1, 1.0, -1.0)
+    return (2 * white < x + 1).to(x.dtype).mul_(2).sub_(1)
 
 
 def fixed_uniform(rows: torch.Tensor, count: int, key: tuple[int, ...]) -> torch.Tensor:

@@ -33,7 +33,7 @@ class ImagesInMemory:
     def batches(self, rows: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """For each int64 tensor of row numbers, the uint8 images (len(rows), C, H, W) on the device."""
         for batch in rows:
-            yield self.images[batch.to(self.images.device)]
+            yield self.images.index_select(0, batch.to(self.images.device))
 
 
 @dataclass(frozen=True)

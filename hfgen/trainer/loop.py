@@ -83,6 +83,8 @@ class Trainer:
             o.lr_scheduler, optimizer, num_warmup_steps=o.lr_warmup_steps, num_training_steps=self.max_steps
         )
         self.model, self.optimizer, self.lr_scheduler = accelerator.prepare(self.module, optimizer, schedule)
+        # without a gradient scaler Accelerate's wrapper adds nothing but a good part of a small model's step
+        self.stepper = self.optimizer if accelerator.scaler is not None else self.optimizer.optimizer
         self.forward = torch.compile(self.model) if o.compile else self.model
         self.ema = WeightAverage(self.module, o.ema_max_decay, o.ema_inv_gamma, o.ema_power) if o.use_ema else None
         device = accelerator.device
@@ -154,10 +156,11 @@ class Trainer:
             with self.accelerator.accumulate(self.model):
                 terms = {name: term.mean() for name, term in self.task.loss(self.forward, batch).items()}
                 self.accelerator.backward(terms["loss"])
-                if self.accelerator.sync_gradients and self.optimization.max_grad_norm:
-                    self.accelerator.clip_grad_norm_(self.module.parameters(), self.optimization.max_grad_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+                if self.accelerator.sync_gradients:
+                    if self.optimization.max_grad_norm:
+                        self.accelerator.clip_grad_norm_(self.module.parameters(), self.optimization.max_grad_norm)
+                    self.stepper.step()
+                    self.stepper.zero_grad()
             self._note({name: term.detach() for name, term in terms.items()})
         self.learning_rate = self.lr_scheduler.get_last_lr()[0]
         self.lr_scheduler.step()
