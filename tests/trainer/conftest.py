@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
-from hfgen.trainer.arguments import parse_ddpm_config
+from hfgen.trainer.arguments import parse_ddpm_config, parse_vae_config
 from hfgen.trainer.ddpm import train_ddpm
+from hfgen.trainer.vae import train_vae
 
 SCRIPT = Path(__file__).parents[2] / "training" / "train_ddpm.py"
 
@@ -77,3 +78,27 @@ def script(words):
         )
 
     return start
+
+
+@pytest.fixture
+def tiny_vae_flags(tiny_flags, tmp_path):
+    """The tiny run with a VAE of 5 thousand parameters at most; bernoulli, as long as no flag changes it."""
+    vae = {"_class_name": "MLPVAE", "hidden_sizes": [16], "latent_size": 3, "likelihood": "bernoulli"}
+    (tmp_path / "vae.json").write_text(json.dumps(vae))
+    return {**tiny_flags, "model_config_name_or_path": tmp_path / "vae.json"}
+
+
+@pytest.fixture
+def train_a_vae(tiny_vae_flags, monkeypatch):
+    """Train a VAE in this process; returns the output folder. Without loss.png, half of such a run's time, unless asked."""
+
+    def run(*words, curves=False, **changes):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        flags = [f"--{k}={v}" for k, v in {**tiny_vae_flags, **changes}.items() if v is not None]
+        with monkeypatch.context() as patch:
+            if not curves:
+                patch.setattr("hfgen.trainer.run.plot_history", lambda *_: None)
+            return train_vae(parse_vae_config([*words, *flags]))
+
+    return run
