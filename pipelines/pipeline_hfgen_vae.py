@@ -238,26 +238,34 @@ class VAEPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
-        """Save weights, configs and the code that they need; arguments as in `DiffusionPipeline.save_pretrained`."""
+        """Save weights, configs and the code that they need; arguments as in `DiffusionPipeline.save_pretrained`.
+
+        With `push_to_hub` the same is uploaded to `repo_id`, by default the folder's name, as `push_to_hub` does.
+        """
         folder = Path(save_directory)
         hub = {k: kwargs.pop(k) for k in ("repo_id", "commit_message", "private", "token", "create_pr") if k in kwargs}
-        vae = _without_origin(self.vae)
         pipeline = copy.copy(self)
-        pipeline.vae = vae
+        pipeline.vae = _without_origin(self.vae)
         super(VAEPipeline, pipeline).save_pretrained(os.fspath(folder), **kwargs)
-        code = {"pipeline": _source(type(self)), "vae": _source(type(vae))}
-        shutil.copyfile(code["pipeline"], folder / code["pipeline"].name)
-        shutil.copyfile(code["vae"], folder / "vae" / code["vae"].name)
+        code, model = _source(type(self)), _source(type(pipeline.vae))
+        if code.resolve() != (folder / code.name).resolve():
+            shutil.copyfile(code, folder / code.name)
         index = json.loads((folder / self.config_name).read_text())
         index = {
-            "_class_name": [code["pipeline"].stem, type(self).__name__],
+            "_class_name": [code.stem, type(self).__name__],
             "_diffusers_version": index["_diffusers_version"],
-            "vae": [code["vae"].stem, type(vae).__name__],
+            "auto_map": {"AutoModel": f"{model.stem}.{type(pipeline.vae).__name__}"},
+            "vae": [model.stem, type(pipeline.vae).__name__],
         }
         (folder / self.config_name).write_text(json.dumps(index, indent=2) + "\n")
         if push_to_hub:
             hub |= {k: kwargs[k] for k in ("safe_serialization", "variant") if k in kwargs}
-            self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
+            self.push_to_hub(hub.pop("repo_id", folder.resolve().name), **hub)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        """As in `ConfigMixin`; what `AutoModel` needs to find the vae's class is not an argument of the pipeline."""
+        return super().extract_init_dict({k: v for k, v in config_dict.items() if k != "auto_map"}, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import os
+import shutil
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -204,6 +207,25 @@ class _VAE(ModelMixin, ConfigMixin):
     A subclass brings `encoder`, from (B, C, H, W) to (B, 2 * latent_size), and `decoder`, from (B, latent_size) to
     (B, C * likelihood.channels, H, W).
     """
+
+    _auto_class = "AutoModel"
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """Save weights, config and this file; arguments as in `ModelMixin.save_pretrained`.
+
+        `AutoModel.from_pretrained(..., trust_remote_code=True)` then loads the folder where this project is not installed.
+        """
+        os.makedirs(save_directory, exist_ok=True)
+        source = inspect.getsourcefile(type(self))
+        copy = os.path.join(save_directory, os.path.basename(source))
+        if not (os.path.exists(copy) and os.path.samefile(source, copy)):
+            shutil.copyfile(source, copy)
+        super().save_pretrained(os.fspath(save_directory), **kwargs)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        """As in `ConfigMixin`; what `AutoModel` needs to find this class is not an argument of it."""
+        return super().extract_init_dict({k: v for k, v in config_dict.items() if k != "auto_map"}, **kwargs)
 
     def _init_distributions(self):
         config = self.config

@@ -41,7 +41,7 @@ def load_vae_config(name_or_path: str) -> dict:
 def build_vae(config: dict, resolution: int, channels: int) -> MLPVAE | ConvVAE:
     """A VAE for images of (channels, resolution, resolution); `HfgenError` when the config does not build."""
     kind = VAE_CLASSES[config["_class_name"]]
-    values = {k: v for k, v in config.items() if not k.startswith("_")}
+    values = {k: v for k, v in config.items() if not k.startswith("_") and k != "auto_map"}
     values |= {"sample_size": resolution, "in_channels": channels}
     unknown = set(values) - set(kind._get_init_keys(kind))
     if unknown:

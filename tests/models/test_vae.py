@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -321,7 +322,9 @@ SAVED = [
 def test_save_and_load(tmp_path, name, changes):
     vae = build(name, **changes)
     vae.save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
+    code = "modeling_hfgen_vae.py"
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors", code}
+    assert (tmp_path / code).read_text() == Path(modeling_hfgen_vae.__file__).read_text()
     loaded = type(vae).from_pretrained(tmp_path)
     assert not loaded.training
     states = vae.state_dict(), loaded.state_dict()

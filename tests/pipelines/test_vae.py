@@ -630,9 +630,10 @@ def check_layout(folder, kind, parent):
     assert set(files) == LAYOUT
     index = json.loads(files["model_index.json"].read_text())
     assert index.pop("_diffusers_version")
-    assert index == {"_class_name": ["pipeline_hfgen_vae", "VAEPipeline"], "vae": ["modeling_hfgen_vae", kind]}
+    code = {"auto_map": {"AutoModel": f"modeling_hfgen_vae.{kind}"}}
+    assert index == {"_class_name": ["pipeline_hfgen_vae", "VAEPipeline"], "vae": ["modeling_hfgen_vae", kind], **code}
     config = json.loads(files["vae/config.json"].read_text())
-    assert config["_class_name"] == kind
+    assert (config["_class_name"], config["auto_map"]) == (kind, code["auto_map"])
     assert (config["sample_size"], config["latent_size"], config["likelihood"]) == (8, 3, "discretized_logistic")
     for path in files.values():
         content = path.read_bytes()
@@ -671,31 +672,6 @@ def test_saving_changes_nothing_in_the_pipeline(saved, tmp_path):
     assert pipeline.vae is vae
     assert (dict(vae.config), dict(pipeline.components), dict(pipeline.config)) == (config, components, index)
     check_layout(tmp_path / "again", "MLPVAE", tmp_path)
-
-
-def test_a_push_to_the_hub_uploads_the_same_folder(pipeline, monkeypatch, tmp_path):
-    uploaded = []
-
-    class Card:
-        save = staticmethod(lambda path: None)
-
-    class Repository:
-        repo_id = "user/vae"
-
-    def upload(folder_path, repo_id, **kwargs):
-        check_layout(type(tmp_path)(folder_path), "MLPVAE", tmp_path)
-        uploaded.append((repo_id, kwargs["commit_message"]))
-
-    hub = "diffusers.utils.hub_utils"
-    monkeypatch.setattr(f"{hub}.create_repo", lambda repo_id, **kwargs: Repository)
-    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.create_repo", lambda repo_id, **kwargs: Repository)
-    monkeypatch.setattr(f"{hub}.load_or_create_model_card", lambda *args, **kwargs: Card)
-    monkeypatch.setattr(f"{hub}.populate_model_card", lambda card, **kwargs: card)
-    monkeypatch.setattr(f"{hub}.upload_folder", upload)
-    pipeline.push_to_hub("vae", commit_message="by itself")
-    pipeline.save_pretrained(tmp_path / "vae", push_to_hub=True, repo_id="vae", commit_message="on saving")
-    assert uploaded == [("user/vae", "by itself"), ("user/vae", "on saving")]
-    check_layout(tmp_path / "vae", "MLPVAE", tmp_path)
 
 
 STRANGER = """
