@@ -53,8 +53,9 @@ def generate(
     batch_size: int = 64,
     eta: float = 0.0,
     trajectory: bool = False,
+    first: int = 0,
 ) -> Samples:
-    """Sample images, the noise of image i drawn from a generator of its own, seeded by (seed, i).
+    """Sample images first..first+num_images-1, the noise of image i drawn from a generator of its own, seeded by (seed, i).
 
     Image i is therefore the same whatever `num_images` and `batch_size` are, but for the rounding of the UNet, whose
     matrix products sum in another order for another batch: at times a pixel differs by one of its 256 levels.
@@ -80,8 +81,8 @@ def generate(
             if recorder is not None:
                 recorder(step, tensors["latents"])
 
-        for first in range(0, num_images, batch_size):
-            generators = _generators(quiet.device, seed, first, min(num_images, first + batch_size))
+        for start_at in range(first, first + num_images, batch_size):
+            generators = _generators(quiet.device, seed, start_at, min(first + num_images, start_at + batch_size))
             x_0 = _sample(quiet, generators, steps, eta, on_step) * 2 - 1
             batches.append(to_uint8(x_0).cpu())
     images = torch.cat(batches)
@@ -90,7 +91,12 @@ def generate(
 
 
 def generate_vae(
-    pipeline: VAEPipeline, num_images: int, seed: int = 0, batch_size: int = 64, sample_pixels: bool = False
+    pipeline: VAEPipeline,
+    num_images: int,
+    seed: int = 0,
+    batch_size: int = 64,
+    sample_pixels: bool = False,
+    first: int = 0,
 ) -> Samples:
     """Means of p(x|z), or draws from it with `sample_pixels`, z ~ N(0, I); image i depends on (seed, i) as in `generate`.
 
@@ -98,8 +104,8 @@ def generate_vae(
     """
     _check_numbers(num_images, batch_size, seed)
     batches, start = [], time.perf_counter()
-    for first in range(0, num_images, batch_size):
-        generators = _generators(pipeline.device, seed, first, min(num_images, first + batch_size))
+    for start_at in range(first, first + num_images, batch_size):
+        generators = _generators(pipeline.device, seed, start_at, min(first + num_images, start_at + batch_size))
         images = pipeline(len(generators), generators, sample_pixels=sample_pixels, output_type="pt").images
         batches.append(to_uint8(images * 2 - 1).cpu())
     return Samples(torch.cat(batches), None, time.perf_counter() - start)

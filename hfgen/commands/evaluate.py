@@ -1,28 +1,52 @@
-"""`hfgen evaluate`: a VAE's bounds on the likelihood of held-out images, as a table and a JSON file."""
+"""`hfgen evaluate`: bounds on the likelihood of held-out images and the quality of samples, as a table, JSON and plots."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from hfgen.commands.values import whole_number
+from hfgen.errors import HfgenError
+from hfgen.schedulers.names import SAMPLER_NAMES
 
 
 def add_parser(commands):
     """Declare the flags."""
-    parser = commands.add_parser("evaluate", help="bounds on the likelihood of held-out images", description=__doc__)
+    parser = commands.add_parser("evaluate", help="likelihood and sample quality of a pipeline", description=__doc__)
     add = parser.add_argument
-    add("pipeline", metavar="PATH_OR_REPO", help="folder of a VAE pipeline, or a repository on the Hub")
+    add("pipeline", metavar="PATH_OR_REPO", help="folder of a pipeline, or a repository on the Hub")
     add("--revision", help="branch, tag or commit of the repository")
+    add_evaluation_flags(parser)
+    add("--out", type=Path, help="JSON file of the results; plots go beside it, and work broken off goes on from there")
+    parser.set_defaults(run=run)
+
+
+def add_evaluation_flags(parser):
+    """What is measured, and on which images."""
+    add = parser.add_argument
     add("--dataset_name", default="ylecun/mnist", help="repository, local folder, or digits (default: %(default)s)")
     add("--dataset_config_name", help="configuration of the dataset")
     add("--split", default="test", help="split of the images (default: %(default)s)")
-    add("--max_images", type=whole_number(1), help="images to use at most, the first ones (default: all)")
-    add("--iw_samples", type=whole_number(1), default=5000, help="importance samples an image (default: %(default)s)")
-    add("--batch_size", type=whole_number(1), default=20, help="images at once (default: %(default)s)")
-    add("--seed", type=whole_number(0), default=0, help="of binarisation and samples (default: %(default)s)")
-    add("--out", type=Path, help="JSON file of the results")
+    add("--train_split", default="train", help="split whose images set the floor of --samples (default: %(default)s)")
+    add("--max_images", type=whole_number(1), help="images for the likelihood at most, the first ones (default: all)")
+    add("--likelihood", action="store_true", help="bounds on the likelihood; measured too when --samples is not given")
+    add("--exact", action="store_true", help="of a diffusion model: every t for every image")
+    add(
+        "--evaluations",
+        type=whole_number(100),
+        default=100_000,
+        help="of a diffusion model: network evaluations for the bound, without --exact (default: %(default)s)",
+    )
+    add("--iw_samples", type=whole_number(1), default=5000, help="of a VAE: samples an image (default: %(default)s)")
+    add("--samples", type=whole_number(2), help="images to draw for Frechet distance, precision and recall")
+    add("--steps", type=whole_number(1), help="denoising steps of the samples (default: as in hfgen sample)")
+    add("--scheduler", choices=SAMPLER_NAMES, help="sampler of a diffusion model (default: ddpm)")
+    add("--sample_pixels", action="store_true", help="of a VAE: draw from p(x|z) instead of taking its mean")
+    add(
+        "--features", help="image classifier of transformers for --samples (default: one of digits, shipped with hfgen)"
+    )
+    add("--batch_size", type=whole_number(1), help="images at once (default: by model and device)")
+    add("--seed", type=whole_number(0), default=0, help="of noise, times and samples (default: %(default)s)")
     add("--device", help="such as cuda:1 or cpu (default: cuda, mps or cpu, the first there is)")
-    parser.set_defaults(run=run)
 
 
 def run(args):
@@ -32,27 +56,26 @@ def run(args):
     """
     from diffusers.utils import logging
 
-    from hfgen.evaluation.report import check_writable, format_table, save_json
-    from hfgen.evaluation.vae import evaluate_vae
-    from hfgen.loading import load_vae_pipeline
+    from hfgen.evaluation.evaluate import evaluate, write_results
+    from hfgen.evaluation.report import check_writable, format_table
+    from hfgen.loading import load_pipeline
     from hfgen.sampling import pick_device
 
     logging.disable_progress_bar()
+    check_flags(args)
     if args.out is not None:
         check_writable(args.out)
-    device = pick_device(args.device)
-    pipeline = load_vae_pipeline(args.pipeline, args.revision, device)
-    results = evaluate_vae(
-        pipeline.vae,
-        args.dataset_name,
-        args.split,
-        num_samples=args.iw_samples,
-        max_images=args.max_images,
-        dataset_config_name=args.dataset_config_name,
-        seed=args.seed,
-        batch_size=args.batch_size,
-    )
+    pipeline = load_pipeline(args.pipeline, args.revision, pick_device(args.device))
+    results, samples = evaluate(pipeline, args, args.out)
     print(format_table(results))
     if args.out is not None:
-        save_json(results, args.out)
-        print(f"results: {args.out}")
+        for path in write_results(results, samples, args.out):
+            print(path)
+
+
+def check_flags(args):
+    """Raise `HfgenError` for flags of samples without samples."""
+    given = [f"--{name}" for name in ("steps", "scheduler", "features") if getattr(args, name) is not None]
+    if args.samples is None and (given or args.sample_pixels):
+        names = given or ["--sample_pixels"]
+        raise HfgenError(f"{', '.join(names)}: only with --samples, such as --samples 10000")

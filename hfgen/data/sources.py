@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import datasets
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 
 from hfgen.data.digits import DIGITS, embedded_digits
@@ -111,3 +112,10 @@ def find_label_column(dataset: Dataset, label_column: str | None) -> str | None:
     if label_column is not None:
         return label_column
     return next((name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)), None)
+
+
+def class_labels(dataset: Dataset, column: str | None) -> tuple[torch.Tensor | None, list[str]]:
+    """The classes of all rows, int64 (N,), and the names of 0, 1, ...; None and no names unless `column` holds classes."""
+    if column is None or not isinstance(dataset.features[column], ClassLabel):
+        return None, []
+    return torch.tensor(dataset[column][:]), dataset.features[column].names

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 
 from hfgen.data.decode import ImageReader, channels_of, open_image, undecoded
 from hfgen.data.images import ImagesInMemory, ImagesStreamed, load_images
-from hfgen.data.sources import find_image_column, find_label_column, load_source
+from hfgen.data.sources import class_labels, find_image_column, find_label_column, load_source
 from hfgen.errors import HfgenError
 
 
@@ -39,8 +40,11 @@ def load_evaluation_images(
     max_images: int | None = None,
     dataset_config_name: str | None = None,
     image_column: str | None = None,
+    choose: Callable[[int], torch.Tensor] | None = None,
 ) -> EvaluationImages:
     """The first `max_images` of a split (None: all), as a model of `channels` and `resolution` takes them.
+
+    `choose` picks others: it gets their number and returns rows, int64; no other image is decoded.
 
     Raises `HfgenError` for an unknown source, split or column, for an empty split, for images of another size or
     number of channels than the model's, and for a row that cannot be read.
@@ -51,13 +55,15 @@ def load_evaluation_images(
     dataset = source[split]
     if max_images is not None:
         dataset = dataset.select(range(min(max_images, len(dataset))))
+    if choose is not None:
+        dataset = dataset.select(choose(len(dataset)).tolist())
     if len(dataset) == 0:
         raise HfgenError(f"split {split!r} of {dataset_name!r} has no images: name another with --split")
     column = find_image_column(dataset, image_column)
     pictures = undecoded(dataset, column)
     _check_first(pictures, column, channels, resolution)
     reader = ImageReader(pictures, column, channels, resolution, True, 0)
-    labels, class_names = _labels(dataset)
+    labels, class_names = class_labels(dataset, find_label_column(dataset, None))
     return EvaluationImages(load_images(reader, device, True), labels, class_names, dataset._fingerprint)
 
 
@@ -69,10 +75,3 @@ def _check_first(pictures: Dataset, column: str, channels: int, resolution: int)
             f"the images are {'x'.join(map(str, found))} (channels x height x width), the model's "
             f"{channels}x{resolution}x{resolution}: evaluate on the images that it was made for"
         )
-
-
-def _labels(dataset: Dataset) -> tuple[torch.Tensor | None, list[str]]:
-    column = find_label_column(dataset, None)
-    if column is None or not isinstance(dataset.features[column], ClassLabel):
-        return None, []
-    return torch.tensor(dataset[column][:]), dataset.features[column].names

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 
+from hfgen.evaluation.header import header
 from hfgen.evaluation.images import load_evaluation_images
-from hfgen.evaluation.report import environment
 from hfgen.likelihood import vae_bounds
+from hfgen.resume import Resumable
 
 
 def evaluate_vae(
@@ -20,6 +20,7 @@ def evaluate_vae(
     dataset_config_name: str | None = None,
     seed: int = 0,
     batch_size: int = 20,
+    resumable: Resumable | None = None,
 ) -> dict:
     """Bounds as JSON values: "metrics" holds means and standard errors over images, and says what they measure.
 
@@ -31,7 +32,7 @@ def evaluate_vae(
         dataset_name, split, config.in_channels, config.sample_size, vae.device, max_images, dataset_config_name
     )
     start = time.perf_counter()
-    bounds = vae_bounds(vae.eval(), data.images, num_samples, seed, batch_size)
+    bounds = vae_bounds(vae.eval(), data.images, num_samples, seed, batch_size, resumable)
     names = {
         "reconstruction": "reconstruction, -E log p(x|z)",
         "kl": "KL(q(z|x) || p(z))",
@@ -51,20 +52,12 @@ def evaluate_vae(
         dimensions = config.in_channels * config.sample_size**2
         for key in ("negative_elbo", "negative_iw_bound"):
             metrics[f"{key}_bits_per_dim"] = _in_bits(metrics[key], dimensions)
-    return {
-        "kind": "VAE",
+    return header("VAE", vae, dataset_name, data, split, seed) | {
         "likelihood": config.likelihood,
         "quantity": likelihood.quantity,
-        "parameters": sum(p.numel() for p in vae.parameters()),
-        "dataset": Path(dataset_name).name if Path(dataset_name).exists() else dataset_name,
-        "dataset_fingerprint": data.fingerprint,
-        "split": split,
-        "images": len(data.images),
         "iw_samples": num_samples,
-        "seed": seed,
         "metrics": metrics,
         "seconds": time.perf_counter() - start,
-        "environment": environment(vae.device),
     }
 
 

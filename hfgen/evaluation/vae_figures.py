@@ -9,11 +9,10 @@ from sklearn.decomposition import PCA
 
 from hfgen.data.order import Stream, seeded
 from hfgen.evaluation.images import EvaluationImages
+from hfgen.history import HISTORY_FILE, bound_label, plot_history, read_history
 from hfgen.images import image_grid, save_png, to_uint8
 from hfgen.pipelines import VAEPipeline
 from hfgen.plotting import new_figure, save_figure
-from hfgen.trainer.plots import bound_label, plot_history
-from hfgen.trainer.progress import HISTORY_FILE, read_history
 
 PAIRS, COLUMNS = 40, 10
 WALKS, STEPS = 8, 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +13,7 @@ from hfgen.data.binarize import binarize
 from hfgen.data.images import to_model_range
 from hfgen.data.order import Stream, seeded
 from hfgen.errors import HfgenError
+from hfgen.resume import SAVE_SECONDS, Resumable
 
 SAMPLES_AT_ONCE = 500
 VALUES_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
@@ -40,7 +42,14 @@ class VAEBounds:
 
 
 @torch.no_grad()
-def vae_bounds(vae, images, num_samples: int = 5000, seed: int = 0, batch_size: int = 20) -> VAEBounds:
+def vae_bounds(
+    vae,
+    images,
+    num_samples: int = 5000,
+    seed: int = 0,
+    batch_size: int = 20,
+    resumable: Resumable | None = None,
+) -> VAEBounds:
     """The terms of the bound and the importance-weighted bound with k = `num_samples`.
 
     -log p(x) <= E[-log 1/k sum_l p(x, z_l) / q(z_l|x)] <= E_q[-log p(x|z)] + KL(q(z|x) || p(z)): the
@@ -52,6 +61,7 @@ def vae_bounds(vae, images, num_samples: int = 5000, seed: int = 0, batch_size: 
     Args:
         vae: `MLPVAE` or `ConvVAE`, on the device of `images`.
         images: `ImagesInMemory` or `ImagesStreamed`.
+        resumable: where to keep what is done.
 
     Raises `HfgenError` for no images, and for k, seed or batch_size out of range.
 
@@ -62,13 +72,19 @@ def vae_bounds(vae, images, num_samples: int = 5000, seed: int = 0, batch_size: 
             raise HfgenError(f"{name}={value}: use {least} or more")
     if len(images) == 0:
         raise HfgenError("there are no images to evaluate: name a split that has some")
-    rows = torch.arange(len(images)).split(batch_size)
-    values = []
-    with tqdm(total=len(images), desc="evaluating", unit="image") as bar:
+    resumable = resumable or Resumable(None)
+    values = (resumable.load("vae") or {"values": torch.zeros(0, len(VAEBounds.NAMES), dtype=torch.float64)})["values"]
+    rows = torch.arange(len(values), len(images)).split(batch_size) if len(values) < len(images) else ()
+    saved_at = time.monotonic()
+    with tqdm(total=len(images), initial=len(values), desc="evaluating", unit="image") as bar:
         for batch, pixels in zip(rows, images.batches(rows), strict=True):
-            values.append(_batch_bounds(vae, to_model_range(pixels), batch, num_samples, seed).cpu())
+            found = _batch_bounds(vae, to_model_range(pixels), batch, num_samples, seed).cpu()
+            values = torch.cat([values, found])
+            if time.monotonic() - saved_at > SAVE_SECONDS:
+                resumable.save("vae", {"values": values})
+                saved_at = time.monotonic()
             bar.update(len(batch))
-    return VAEBounds(num_samples, torch.cat(values))
+    return VAEBounds(num_samples, values)
 
 
 def _batch_bounds(vae, x: torch.Tensor, rows: torch.Tensor, num_samples: int, seed: int) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-HISTORY_FILE = "history.jsonl"
+from hfgen.history import HISTORY_FILE, read_history, write_history
 
 
 class Progress:
@@ -70,17 +69,3 @@ class Progress:
 
 def _prefixed(prefix: str, terms: dict[str, float]) -> dict[str, float]:
     return {f"{prefix}_{name}": value for name, value in terms.items()}
-
-
-def read_history(path: Path) -> list[dict]:
-    """The readings so far; a last line that a kill cut short is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
-
-
-def write_history(path: Path, rows: list[dict]):
-    beside = path.with_name(f".{path.name}")
-    beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(beside, path)

@@ -1,12 +1,16 @@
-"""Curves of a training, from its history."""
+"""The readings of a training on disk, a JSON object a line, and curves of them."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import numpy as np
 
 from hfgen.plotting import new_figure, save_figure
+
+HISTORY_FILE = "history.jsonl"
 
 
 def plot_history(history: list[dict], path: Path, ylabel: str, terms: tuple[str, ...] = ("loss",)):
@@ -45,3 +49,17 @@ def _plot_term(axes, history: list[dict], term: str):
         axes.set_ylim(low - 0.05 * (high - low) if axes.get_yscale() == "linear" else low / 1.1, high * 1.05)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
+
+
+def read_history(path: Path) -> list[dict]:
+    """The readings so far; a last line that a kill cut short is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def write_history(path: Path, rows: list[dict]):
+    beside = path.with_name(f".{path.name}")
+    beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(beside, path)

@@ -1,0 +1,80 @@
+"""A comparison as Markdown and as an HTML page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+from argparse import Namespace
+from html import escape
+from pathlib import Path
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+th, td { border-bottom: 1px solid #ccc; padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; }
+figure { display: inline-block; margin: 1rem 1.5rem 0 0; vertical-align: top; }
+img { max-width: 100%; height: auto; }
+"""
+NOTES = """Bounds are upper bounds on the negative log-likelihood, over the same images for all; ± is the standard error over images.
+Only rows of one kind of quantity (see "measured") can be compared: nats of binarised pixels are no bits/dim of 8-bit ones, and
+a pseudo-likelihood is no likelihood at all. The Frechet distance is one of the features of {features}, not the FID; the floor
+takes as many training images for samples."""
+
+
+def markdown_table(rows: list[list[str]]) -> str:
+    """The rows as a Markdown table, the first as its head."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    head, *body = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([head, f"|{'---|' * len(rows[0])}", *body])
+
+
+def html_page(rows: list[list[str]], entries: list, flags: Namespace) -> str:
+    """The table, the sample grids and the terms over t of `Entry`s; pictures lie in the page."""
+    first = entries[0].results
+    title = f"{', '.join(entry.name for entry in entries)} on {first['dataset']}"
+    where = f"{first['images']:,} images of {first['dataset']} (split {first['split']}), seed {first['seed']}"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p>{escape(where)}, {escape(first['environment']['device'])}, hfgen {first['environment']['hfgen']}.</p>",
+        _table(rows),
+        f"<p>{escape(NOTES.format(features='the ' + first['samples']['features']))}</p>",
+        "<h2>Samples</h2>",
+        *(_figure(entry.pictures["samples"], f"{entry.name}: {entry.results['samples']['how']}") for entry in entries),
+    ]
+    terms = [(entry.name, entry.pictures["terms"]) for entry in entries if "terms" in entry.pictures]
+    if terms:
+        parts += ["<h2>The bound over t</h2>", *(_figure(path, name) for name, path in terms)]
+    parts += ["<h2>Command</h2>", f"<pre>{escape(command(flags))}</pre>"]
+    body = "\n".join(parts)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def command(flags: Namespace) -> str:
+    """How to make the page again; a local dataset by its folder's name."""
+    words = ["hfgen compare", *(str(model) for model in flags.models)]
+    if flags.samples is not None:
+        words.append(f"--samples {flags.samples}")
+    for name in ("split", "steps", "scheduler", "max_images", "iw_samples", "seed"):
+        value = getattr(flags, name)
+        if value is not None:
+            words.append(f"--{name} {value}")
+    words.append("--exact" if flags.exact else f"--evaluations {flags.evaluations}")
+    return " ".join(words)
+
+
+def _table(rows) -> str:
+    head, *body = rows
+    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
+    lines += [
+        f"<tr><th>{escape(row[0])}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
+        for row in body
+    ]
+    return "<table>\n" + "\n".join(lines) + "\n</table>"
+
+
+def _figure(path: Path, caption: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    text = escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'

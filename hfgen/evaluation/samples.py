@@ -1,0 +1,188 @@
+"""The quality of a pipeline's samples, with the floor that real images set."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from hfgen.data.images import ImagesInMemory
+from hfgen.data.order import Stream, seeded
+from hfgen.errors import HfgenError
+from hfgen.evaluation.features import FeatureNetwork, Features
+from hfgen.evaluation.images import load_evaluation_images
+from hfgen.evaluation.quality import class_frequencies, frechet_distance, precision_recall
+from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
+from hfgen.resume import Resumable
+from hfgen.sampling import generate, generate_vae
+from hfgen.schedulers.samplers import default_steps, make_sampler
+
+CHUNK = 500
+SHOWN = 64
+
+
+class Draws:
+    """`count` images of a pipeline, drawn in parts that survive a break: image i depends on the seed and i alone.
+
+    Raises `HfgenError` for steps or a scheduler that the pipeline cannot have, before anything is drawn.
+    """
+
+    def __init__(
+        self,
+        pipeline,
+        count: int,
+        steps: int | None = None,
+        scheduler: str | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        sample_pixels: bool = False,
+        resumable: Resumable | None = None,
+    ):
+        self.count, self.seed, self.batch_size = count, seed, batch_size
+        self.resumable = resumable or Resumable(None)
+        self.sample_pixels = sample_pixels
+        self.vae = isinstance(pipeline, VAEPipeline)
+        if self.vae and (steps is not None or scheduler is not None):
+            raise HfgenError("--steps and --scheduler are for diffusion models, and this is a VAE: leave them out")
+        if not self.vae:
+            name = scheduler or "ddpm"
+            pipeline = UnconditionalDiffusionPipeline(pipeline.unet, make_sampler(name, pipeline.scheduler))
+            self.steps = steps or default_steps(name, pipeline.scheduler.config.num_train_timesteps)
+            self.how = f"{name}, {self.steps} steps"
+            try:
+                pipeline.check_inputs(1, None, self.steps, 0.0, "pt")
+                pipeline.set_timesteps(self.steps)
+            except ValueError as error:
+                raise HfgenError(str(error)) from error
+        else:
+            self.how = "draws from p(x|z)" if sample_pixels else "means of p(x|z)"
+        self.pipeline = pipeline
+
+    def images(self) -> tuple[torch.Tensor, float]:
+        """uint8 (count, C, H, W) and the seconds that they took."""
+        parts, seconds = [], 0.0
+        for first in range(0, self.count, CHUNK):
+            name = f"samples-{first:07d}"
+            part = self.resumable.load(name)
+            if part is None:
+                samples = self._draw(first, min(CHUNK, self.count - first))
+                part = {"images": samples.images, "seconds": torch.tensor(samples.seconds)}
+                self.resumable.save(name, part)
+            parts.append(part["images"])
+            seconds += part["seconds"].item()
+        return torch.cat(parts), seconds
+
+    def _draw(self, first, count):
+        if self.vae:
+            return generate_vae(self.pipeline, count, self.seed, self.batch_size, self.sample_pixels, first)
+        return generate(self.pipeline, count, self.steps, self.seed, self.batch_size, first=first)
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Features of images of the split that samples are held against, and of the training split, which set the floor.
+
+    `fingerprint` is that of the first ones.
+    """
+
+    reference: Features
+    floor: Features
+    fingerprint: str
+
+
+def real_images(
+    draws: Draws,
+    network: FeatureNetwork,
+    dataset_name: str,
+    split: str = "test",
+    train_split: str = "train",
+    dataset_config_name: str | None = None,
+) -> RealImages:
+    """As many images of each split as there are samples, drawn without replacement; all, if it has fewer.
+
+    Raises `HfgenError` for fewer samples or images than features, and as `load_evaluation_images`.
+    """
+    _check_enough(f"--samples {draws.count}", draws.count, network)
+    (reference, fingerprint), (floor, _) = (
+        _real(draws, network, dataset_name, name, dataset_config_name, key)
+        for key, name in enumerate((split, train_split))
+    )
+    for name, features in ((split, reference), (train_split, floor)):
+        _check_enough(f"{len(features)} images of split {name!r}", len(features), network)
+    return RealImages(reference, floor, fingerprint)
+
+
+def evaluate_samples(draws: Draws, network: FeatureNetwork, real: RealImages) -> tuple[dict, torch.Tensor]:
+    """Frechet distance, precision and recall, class balance and confidence of samples against real images.
+
+    The same numbers for images of the training split in place of the samples are the floor: what a perfect model would reach.
+
+    Returns JSON values and the first 64 images, uint8.
+    """
+    images, seconds = draws.images()
+    start = time.perf_counter()
+    generated = network(ImagesInMemory(images))
+    results = {
+        "count": draws.count,
+        "reference": len(real.reference),
+        "how": draws.how,
+        "features": network.name,
+        "seconds_sampling": seconds,
+        "classes": {
+            "names": network.class_names,
+            "samples": class_frequencies(generated).tolist(),
+            "reference": class_frequencies(real.reference).tolist(),
+        },
+        "metrics": quality_metrics(generated, real.reference, real.floor, network.name),
+        "seconds_measuring": time.perf_counter() - start,
+    }
+    return results, images[:SHOWN]
+
+
+def _check_enough(what: str, count: int, network: FeatureNetwork):
+    if count <= network.num_features:
+        raise HfgenError(
+            f"{what}: too few for {network.num_features} features, whose covariance would be singular; "
+            f"use more than {network.num_features}, better ten times as many"
+        )
+
+
+def quality_metrics(generated: Features, reference: Features, floor: Features, name: str) -> dict:
+    """Metrics by their keys, as JSON values; `floor` are features of real images that take the samples' place."""
+    metrics = {}
+    for kind, features, words in (("", generated, ""), ("_floor", floor, ", floor: training images")):
+        precision, recall = precision_recall(features, reference)
+        shift = (class_frequencies(features) - class_frequencies(reference)).abs().sum().item() / 2
+        confidence = features.probabilities.max(1).values
+        values = {
+            "frechet": (f"Frechet distance of {name} features (not FID){words}", frechet_distance(features, reference)),
+            "precision": (f"precision{words}", precision),
+            "recall": (f"recall{words}", recall),
+            "class_shift": (f"share of images in another class than the reference's{words}", shift),
+            "confidence": (f"mean confidence of the classifier{words}", confidence.mean().item()),
+        }
+        metrics |= {
+            f"{key}{kind}": {"name": label, "mean": value, "standard_error": None, "unit": ""}
+            for key, (label, value) in values.items()
+        }
+    return metrics
+
+
+def _real(draws: Draws, network: FeatureNetwork, dataset_name, split, dataset_config_name, key):
+    """Features of images of a split, and its fingerprint."""
+    channels, resolution = _shape(draws.pipeline)
+
+    def choose(count: int) -> torch.Tensor:
+        order = torch.randperm(count, generator=seeded("cpu", draws.seed, Stream.ORDER, key))
+        return order[: draws.count].sort().values
+
+    data = load_evaluation_images(
+        dataset_name, split, channels, resolution, network.device, None, dataset_config_name, choose=choose
+    )
+    return network(data.images), data.fingerprint
+
+
+def _shape(pipeline) -> tuple[int, int]:
+    config = (pipeline.vae if isinstance(pipeline, VAEPipeline) else pipeline.unet).config
+    return config.in_channels, config.sample_size

@@ -1,0 +1,112 @@
+"""The bound with every t for every image."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from tqdm.auto import tqdm
+
+from hfgen.data.images import to_model_range
+from hfgen.data.order import Stream, seeded
+from hfgen.likelihood.process import DiffusionProcess
+from hfgen.likelihood.vlb import Evaluator, VlbTerms, estimate, mean_and_error, prior_kl
+from hfgen.resume import SAVE_SECONDS, Resumable
+
+
+def exact_vlb(
+    model,
+    process: DiffusionProcess,
+    images,
+    seed: int = 0,
+    batch_size: int | None = None,
+    resumable: Resumable | None = None,
+) -> VlbTerms:
+    """The bound of each image with one noise for each t: N T network evaluations.
+
+    The noise of image i is a function of (seed, i) alone, so that neither `batch_size` nor breaking off and going on matters
+    but for rounding. Memory does not grow with the images but for two numbers of each.
+
+    Args:
+        model: a `UNet2DModel`, or anything with `device`, `dtype`, `eval()` and the call that `DiffusionProcess.terms` makes.
+        images: `ImagesInMemory` or `ImagesStreamed`.
+        batch_size: network evaluations at once; by default by the device, halved while it has not enough memory.
+        resumable: where to keep what is done.
+
+    Raises `HfgenError` for no images and as `Evaluator`.
+
+    Source: Ho et al. 2020, equation 5.
+    """
+    resumable = resumable or Resumable(None)
+    evaluate = Evaluator(model, process, batch_size)
+    prior = prior_kl(process, images)
+    sums = _Sums(len(images), process.num_steps, resumable)
+    with tqdm(total=len(images), initial=sums.done, desc="bound", unit="image") as bar:
+        group = max(1, evaluate.batch_size // process.num_steps)
+        rows = torch.arange(sums.done, len(images)).split(group) if sums.done < len(images) else ()
+        for batch, pixels in zip(rows, images.batches(rows), strict=True):
+            for timesteps, terms in _group_terms(evaluate, to_model_range(pixels), batch, seed):
+                sums.add(batch, timesteps, terms)
+            sums.end(batch)
+            bar.update(len(batch))
+    return sums.result(prior, images)
+
+
+def _group_terms(evaluate: Evaluator, x_0, rows, seed):
+    """For each of a few images all t, in parts: timesteps (P,), and the terms (images, P)."""
+    generators = [seeded(x_0.device, seed, Stream.EVALUATION, int(row)) for row in rows]
+    shape, device = x_0.shape[1:], x_0.device
+    for timesteps in torch.arange(evaluate.process.num_steps, device=device).split(max(1, evaluate.batch_size)):
+        count = len(timesteps)
+        # a number drawn with a tensor of another size is another number: one call for each t
+        noise = torch.stack([torch.randn(shape, generator=g, device=device) for g in generators for _ in range(count)])
+        terms = evaluate(x_0.repeat_interleave(count, 0), noise, timesteps.repeat(len(rows)))
+        yield timesteps, terms.view(len(rows), count)
+
+
+class _Sums:
+    """Sums over images for each step, and each image's L_0 and sum of the L_{t-1}."""
+
+    def __init__(self, images: int, steps: int, resumable: Resumable):
+        self.resumable, self.saved_at = resumable, time.monotonic()
+        kept = resumable.load("exact")
+        self.tensors = kept or {
+            "steps": torch.zeros(2, steps, dtype=torch.float64),
+            "images": torch.zeros(images, 2, dtype=torch.float64),
+            "done": torch.zeros((), dtype=torch.int64),
+        }
+
+    @property
+    def done(self) -> int:
+        return int(self.tensors["done"])
+
+    def add(self, rows, timesteps, terms):
+        terms, timesteps = terms.double().cpu(), timesteps.cpu()
+        self.tensors["steps"][0, timesteps] += terms.sum(0)
+        self.tensors["steps"][1, timesteps] += terms.square().sum(0)
+        first = timesteps == 0
+        self.tensors["images"][rows] += torch.stack([terms[:, first].sum(1), terms[:, ~first].sum(1)], dim=1)
+
+    def end(self, rows):
+        self.tensors["done"] += len(rows)
+        if time.monotonic() - self.saved_at > SAVE_SECONDS:
+            self.resumable.save("exact", self.tensors)
+            self.saved_at = time.monotonic()
+
+    def result(self, prior, images) -> VlbTerms:
+        reconstruction, diffusion = self.tensors["images"].unbind(1)
+        draws = torch.full((self.tensors["steps"].shape[1],), len(prior))
+        steps, error = mean_and_error(*self.tensors["steps"], draws)
+        return VlbTerms(
+            dimensions=next(images.batches([torch.arange(1)]))[0].numel(),
+            images=len(prior),
+            evaluations=int(draws.sum()),
+            exact=True,
+            total=estimate(prior + diffusion + reconstruction),
+            prior=estimate(prior),
+            diffusion=estimate(diffusion),
+            reconstruction=estimate(reconstruction),
+            steps=steps,
+            steps_error=error,
+            draws=draws,
+        )

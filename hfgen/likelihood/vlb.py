@@ -1,0 +1,114 @@
+"""The variational bound of a diffusion model, term by term, over a set of images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from hfgen.data.images import to_model_range
+from hfgen.errors import HfgenError
+from hfgen.likelihood.process import DiffusionProcess, wide
+
+BATCH = {"cpu": 64}
+BATCH_ELSEWHERE = 512
+IMAGES_AT_ONCE = 500
+
+
+class Estimate(NamedTuple):
+    """A mean and its standard error."""
+
+    mean: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class VlbTerms:
+    """-log p(x_0) <= L_T + sum_{t=2..T} L_{t-1} + L_0, means over images, in nats per image.
+
+    Attributes:
+        dimensions: D, pixel values of an image; `bits_per_dim` divides by D ln 2.
+        images, evaluations: how many images were used, and how often the network was called on one.
+        exact: every t for every image; else by sampled t.
+        total, prior, diffusion, reconstruction: the bound, L_T, the sum of L_{t-1} over t = 2..T, and L_0. Standard
+            errors of exact ones are those of the mean over the distribution that the images come from, and hold the noise
+            too. Of sampled ones they are those of the mean over these very images, as soon as each is used several times.
+        steps: float64 (T,), [L_0, L_1, ..., L_{T-1}], entry i from network calls at timestep i.
+        steps_error: float64 (T,), standard errors; nan where there are fewer than two draws.
+        draws: int64 (T,), network calls at each timestep.
+    """
+
+    dimensions: int
+    images: int
+    evaluations: int
+    exact: bool
+    total: Estimate
+    prior: Estimate
+    diffusion: Estimate
+    reconstruction: Estimate
+    steps: torch.Tensor = field(repr=False)
+    steps_error: torch.Tensor = field(repr=False)
+    draws: torch.Tensor = field(repr=False)
+
+    def bits_per_dim(self, estimate: Estimate) -> Estimate:
+        """Nats per image as bits per dimension."""
+        scale = 1 / (self.dimensions * math.log(2))
+        return Estimate(estimate.mean * scale, estimate.standard_error * scale)
+
+
+class Evaluator:
+    """Terms of a model at chosen (image, t), in batches that fit the device's memory.
+
+    Raises `HfgenError` for a network that puts out another shape than the process needs, and for a full device.
+    """
+
+    def __init__(self, model, process: DiffusionProcess, batch_size: int | None = None):
+        self.device = model.device
+        self.model, self.process = model.eval(), process.to(self.device)
+        self.batch_size = batch_size or BATCH.get(self.device.type, BATCH_ELSEWHERE)
+
+    @torch.no_grad()
+    def __call__(self, x_0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """As `DiffusionProcess.terms`, for any number of rows."""
+        parts = zip(*(tensor.split(self.batch_size) for tensor in (x_0, noise, timesteps)), strict=True)
+        return torch.cat([self._fitting(*part) for part in parts])
+
+    def _fitting(self, x_0, noise, timesteps):
+        try:
+            return self.process.terms(self._predict, wide(x_0), noise, timesteps)
+        except torch.OutOfMemoryError as error:
+            if len(x_0) == 1:
+                raise HfgenError(
+                    f"a single image does not fit on {self.device}: use a larger device, or cpu"
+                ) from error
+        self.batch_size = max(1, len(x_0) // 2)
+        return self(x_0, noise, timesteps)
+
+    def _predict(self, x_t, timesteps):
+        return self.model(x_t.to(self.model.dtype), timesteps)
+
+
+def mean_and_error(
+    total: torch.Tensor, squares: torch.Tensor, count: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means and their standard errors from sums, sums of squares and counts, float64; nan for fewer than 1 or 2 values."""
+    mean = total / count
+    variance = (squares - total * mean).clamp(min=0) / (count - 1)
+    error = torch.where(count > 1, (variance / count).sqrt(), torch.nan)
+    return mean, error
+
+
+def estimate(values: torch.Tensor) -> Estimate:
+    """Of independent values, (N,)."""
+    mean, error = mean_and_error(values.sum(), values.square().sum(), torch.tensor(len(values)))
+    return Estimate(mean.item(), error.item())
+
+
+def prior_kl(process: DiffusionProcess, images) -> torch.Tensor:
+    """L_T of all images, in nats, float64 (N,) on the CPU; `HfgenError` for no images."""
+    if len(images) == 0:
+        raise HfgenError("there are no images to evaluate: name a split that has some")
+    rows = torch.arange(len(images)).split(IMAGES_AT_ONCE)
+    return torch.cat([process.prior_kl(to_model_range(pixels)).cpu() for pixels in images.batches(rows)])

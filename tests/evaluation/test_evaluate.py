@@ -1,0 +1,604 @@
+"""`hfgen evaluate`: what it writes, that it goes on where it was broken off, and what it refuses."""
+
+import hashlib
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, Features
+from datasets import Image as ImageFeature
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from PIL import Image
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from hfgen.cli import main
+from hfgen.data.digits import embedded_digits
+from hfgen.errors import HfgenError
+from hfgen.evaluation.features import load_feature_network
+from hfgen.evaluation.report import format_table
+from hfgen.evaluation.samples import Draws, evaluate_samples, real_images
+from hfgen.loading import load_pipeline
+from hfgen.models import MLPVAE
+from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
+from hfgen.resume import Resumable
+from hfgen.sampling import generate, generate_vae
+
+STEPS, COUNT = 6, 12
+LIKELIHOOD = ["--likelihood", "--evaluations", "200", "--max_images", "9"]
+
+
+def unet(side=8):
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=side,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(4, 4),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=2,
+        attention_head_dim=4,
+    )
+
+
+def scheduler(**config):
+    return DDPMScheduler(STEPS, 0.01, 0.5, **config)
+
+
+def vae(likelihood="discretized_logistic"):
+    torch.manual_seed(0)
+    return MLPVAE(1, 8, 2, (8,), likelihood=likelihood)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Names of folders: "diffusion", "vae", "grey_vae" and "features", a classifier with 6 features."""
+    root = tmp_path_factory.mktemp("saved")
+    UnconditionalDiffusionPipeline(unet(), scheduler()).save_pretrained(root / "diffusion")
+    VAEPipeline(vae()).save_pretrained(root / "vae")
+    VAEPipeline(vae("bernoulli_grey")).save_pretrained(root / "grey_vae")
+    sizes = {"embedding_size": 4, "hidden_sizes": [4, 6], "depths": [1, 1]}
+    torch.manual_seed(0)
+    ResNetForImageClassification(ResNetConfig(num_channels=1, layer_type="basic", **sizes)).save_pretrained(
+        root / "features"
+    )
+    (root / "features/preprocessor_config.json").write_text('{"size": {"height": 8, "width": 8}}')
+    return {path.name: str(path) for path in root.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return embedded_digits()
+
+
+@pytest.fixture(autouse=True)
+def _digits_made_once(monkeypatch, digits):
+    monkeypatch.setattr("hfgen.data.sources.embedded_digits", lambda: digits)
+
+
+@pytest.fixture
+def samples(saved):
+    return ["--samples", str(COUNT), "--features", saved["features"]]
+
+
+@pytest.fixture
+def evaluate(tmp_path):
+    """Run the command on the digits; returns the results, or with `status` nothing."""
+
+    def run(pipeline, *arguments, status=0, out="results.json"):
+        target = tmp_path / out
+        given = ["--dataset_name", "digits", "--device", "cpu", "--out", str(target), *arguments]
+        assert main(["evaluate", str(pipeline), *given]) == status
+        return json.loads(target.read_text()) if status == 0 else None
+
+    return run
+
+
+class Calls:
+    """Counts the images that UNets and encoders are given; after `limit` of them the user loses patience."""
+
+    def __init__(self, monkeypatch):
+        self.images, self.limit = 0, None
+        for cls, name in ((UNet2DModel, "forward"), (MLPVAE, "encode")):
+            monkeypatch.setattr(cls, name, self._counting(getattr(cls, name)))
+
+    def _counting(self, function):
+        def counted(model, x, *arguments, **kwargs):
+            if self.limit is not None and self.images + len(x) > self.limit:
+                raise KeyboardInterrupt
+            self.images += len(x)
+            return function(model, x, *arguments, **kwargs)
+
+        return counted
+
+    def start(self, limit=None):
+        self.images, self.limit = 0, limit
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    return Calls(monkeypatch)
+
+
+def timeless(results):
+    """Without the values that are times."""
+    if isinstance(results, dict):
+        return {k: timeless(v) for k, v in results.items() if not k.startswith("seconds")}
+    return results
+
+
+def grid_of(path):
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_likelihood_alone(evaluate, saved, tmp_path, capsys):
+    results = evaluate(saved["diffusion"], *LIKELIHOOD)
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0].startswith("diffusion, ")
+    assert lines[0].endswith(" parameters, 9 images of digits/test")
+    assert "200 network evaluations, sampled t" in lines[1]
+    assert lines[2].split()[-1] == "bits/dim"
+    assert "variational bound (upper bound on the NLL)" in lines[2]
+    assert lines[-2:] == [str(tmp_path / "results.json"), str(tmp_path / "results_terms.png")]
+    assert "200/200" in err
+    assert "samples" not in results
+    assert not [key for key in results["metrics"] if "frechet" in key]
+    assert names_in(tmp_path) == ["results.json", "results_terms.png"]
+
+
+def test_samples_alone(evaluate, saved, samples, tmp_path, capsys):
+    results = evaluate(saved["diffusion"], *samples)
+    text = capsys.readouterr().out
+    assert "12 samples (ddpm, 6 steps, " in text
+    assert "against 12 images, features of the features" in text
+    assert "NLL" not in text
+    assert not [key for key in results["metrics"] if "vlb" in key]
+    for key in ("frechet", "precision", "recall", "class_shift", "confidence"):
+        assert {key, f"{key}_floor"} <= set(results["metrics"])
+    assert results["kind"] == "diffusion"
+    assert results["samples"]["count"] == results["samples"]["reference"] == results["images"] == COUNT
+    assert sum(results["samples"]["classes"]["samples"]) == pytest.approx(1)
+    assert names_in(tmp_path) == ["results.json", "results_samples.png"]
+
+
+def test_both_are_the_two_together(evaluate, saved, samples, tmp_path):
+    both = evaluate(saved["diffusion"], *LIKELIHOOD, *samples)
+    assert names_in(tmp_path) == ["results.json", "results_samples.png", "results_terms.png"]
+    likelihood = evaluate(saved["diffusion"], *LIKELIHOOD, out="a.json")
+    quality = evaluate(saved["diffusion"], *samples, out="b.json")
+    assert both["metrics"] == likelihood["metrics"] | quality["metrics"]
+    assert timeless(both["samples"]) == timeless(quality["samples"])
+    assert timeless({k: v for k, v in both.items() if k != "samples"}) == timeless(
+        likelihood | {"metrics": both["metrics"]}
+    )
+
+
+@pytest.mark.parametrize("flags", ["likelihood", "samples"])
+@pytest.mark.parametrize("model", ["diffusion", "vae"])
+def test_results_say_what_they_were_made_with(evaluate, saved, samples, model, flags):
+    chosen = {"likelihood": [*LIKELIHOOD, "--iw_samples", "3"], "samples": samples}[flags]
+    results = evaluate(saved[model], *chosen, "--seed", "5")
+    assert (results["seed"], results["dataset"], results["split"]) == (5, "digits", "test")
+    assert len(results["dataset_fingerprint"]) == 16
+    assert {"hfgen", "torch", "diffusers", "python", "device"} <= set(results["environment"])
+    times = results if flags == "likelihood" else results["samples"]
+    assert all(times[key] > 0 for key in times if key.startswith("seconds"))
+    assert [key for key in times if key.startswith("seconds")]
+    pipeline = load_pipeline(saved[model])
+    network = pipeline.vae if model == "vae" else pipeline.unet
+    assert results["parameters"] == sum(p.numel() for p in network.parameters())
+
+
+def test_every_t_for_every_image(evaluate, saved, calls):
+    results = evaluate(saved["diffusion"], "--exact", "--max_images", "4")
+    assert (results["exact"], results["evaluations"], calls.images) == (True, 4 * STEPS, 4 * STEPS)
+    assert results["terms"]["draws"] == [4] * STEPS
+
+
+def test_nothing_is_written_without_out(saved, samples, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--dataset_name", "digits", "--device", "cpu", *LIKELIHOOD, *samples]
+    assert main(["evaluate", saved["diffusion"], *arguments]) == 0
+    assert "variational bound" in capsys.readouterr().out
+    assert names_in(tmp_path) == []
+
+
+def test_samples_are_those_of_the_sample_command(evaluate, saved, samples, tmp_path):
+    for model, flags in (("diffusion", ["--scheduler", "ddim", "--steps", "4"]), ("vae", ["--sample_pixels"])):
+        evaluate(saved[model], *samples, *flags, "--seed", "3", out=f"{model}.json")
+        grid = tmp_path / f"{model}.png"
+        arguments = ["--num_images", str(COUNT), "--seed", "3", "--out", str(grid), "--device", "cpu"]
+        assert main(["sample", saved[model], *arguments, *flags]) == 0
+        assert np.array_equal(grid_of(tmp_path / f"{model}_samples.png"), grid_of(grid))
+
+
+def test_the_sampler_does_not_change_the_bound(evaluate, saved, samples):
+    alone = evaluate(saved["diffusion"], *LIKELIHOOD)["metrics"]
+    both = evaluate(saved["diffusion"], *LIKELIHOOD, *samples, "--scheduler", "dpmsolver++", "--steps", "3")
+    assert {key: both["metrics"][key] for key in alone} == alone
+    assert both["samples"]["how"] == "dpmsolver++, 3 steps"
+
+
+def test_a_vae_without_steps(evaluate, saved, samples, capsys):
+    results = evaluate(saved["vae"], "--likelihood", "--iw_samples", "5", "--max_images", "7", *samples)
+    text = capsys.readouterr().out
+    assert "12 samples (means of p(x|z), " in text
+    assert "negative_iw_bound_bits_per_dim" in results["metrics"]
+    assert "frechet" in results["metrics"]
+    assert results["iw_samples"] == 5
+
+
+def test_a_pseudo_likelihood_is_never_called_an_nll(evaluate, saved, samples, tmp_path, capsys):
+    evaluate(saved["grey_vae"], "--likelihood", "--iw_samples", "3", "--max_images", "5", *samples)
+    text = capsys.readouterr().out + (tmp_path / "results.json").read_text()
+    assert "not an NLL" in text
+    assert "NLL" not in text.replace("not an NLL", "")
+    assert "bits/dim" not in text
+
+
+def test_the_shipped_classifier_takes_small_images(evaluate, saved):
+    results = evaluate(saved["vae"], "--samples", "70")
+    assert results["samples"]["features"] == "digit classifier"
+    assert results["samples"]["classes"]["names"] == [str(digit) for digit in range(10)]
+    assert "Frechet distance of digit classifier features (not FID)" in results["metrics"]["frechet"]["name"]
+    # digits of another data set are nearer to digits than a random VAE's grey
+    assert results["metrics"]["frechet_floor"]["mean"] < results["metrics"]["frechet"]["mean"]
+
+
+class TestBrokenOff:
+    """The parts that are saved: rounds of 10 evaluations, images of the exact bound, and 5 samples at a time."""
+
+    @pytest.fixture(autouse=True)
+    def _often(self, monkeypatch):
+        # a figure takes longer than the rest
+        monkeypatch.setattr("hfgen.evaluation.evaluate.plot_terms", lambda results, path: path.write_text(""))
+        monkeypatch.setattr("hfgen.evaluation.samples.CHUNK", 5)
+        for module in ("exact", "vae"):
+            monkeypatch.setattr(f"hfgen.likelihood.{module}.SAVE_SECONDS", -1)
+
+    def interrupted(self, evaluate, calls, limit, tmp_path, *arguments):
+        calls.start(limit)
+        evaluate(*arguments, status=130)
+        assert names_in(tmp_path) == [".results.json.unfinished"]
+        calls.start()
+
+    @pytest.mark.parametrize("after", [3, 87, 204, 237])
+    def test_a_diffusion_model(self, evaluate, saved, samples, calls, after, tmp_path):
+        """200 evaluations, then 5 + 5 + 2 samples of 6 steps."""
+        arguments = (saved["diffusion"], *LIKELIHOOD, *samples)
+        expected = evaluate(*arguments)
+        grid = grid_of(tmp_path / "results_samples.png")
+        assert calls.images == 200 + COUNT * STEPS
+        for path in tmp_path.iterdir():
+            path.unlink()
+        self.interrupted(evaluate, calls, after, tmp_path, *arguments)
+        found = evaluate(*arguments)
+        done = after // 10 * 10 if after < 200 else 200 + (after - 200) // 30 * 30
+        assert calls.images == 200 + COUNT * STEPS - done
+        assert timeless(found) == timeless(expected)
+        assert np.array_equal(grid_of(tmp_path / "results_samples.png"), grid)
+        assert names_in(tmp_path) == ["results.json", "results_samples.png", "results_terms.png"]
+
+    @pytest.mark.parametrize("after", [29, 54, 60])
+    def test_every_t_and_samples(self, evaluate, saved, samples, calls, after, tmp_path):
+        """9 images of 6 steps, one at a time, then samples: the bound may be done when the samples are broken off."""
+        arguments = (saved["diffusion"], "--likelihood", "--exact", "--max_images", "9", "--batch_size", "6", *samples)
+        expected = evaluate(*arguments)
+        for path in tmp_path.iterdir():
+            path.unlink()
+        self.interrupted(evaluate, calls, after, tmp_path, *arguments)
+        found = evaluate(*arguments)
+        assert calls.images == 54 + COUNT * STEPS - min(54, after // 6 * 6)
+        assert timeless(found) == timeless(expected)
+
+    @pytest.mark.parametrize("after", [2, 6, 9])
+    def test_a_vae(self, evaluate, saved, calls, after, tmp_path):
+        arguments = (saved["vae"], "--iw_samples", "4", "--max_images", "9", "--batch_size", "2")
+        expected = evaluate(*arguments)
+        for path in tmp_path.iterdir():
+            path.unlink()
+        if after < 9:
+            self.interrupted(evaluate, calls, after, tmp_path, *arguments)
+        found = evaluate(*arguments)
+        assert timeless(found) == timeless(expected)
+        if after < 9:
+            assert calls.images == 9 - after
+
+    def test_a_vae_whose_samples_are_broken_off(self, evaluate, saved, samples, calls, tmp_path, monkeypatch):
+        arguments = (saved["vae"], "--likelihood", "--iw_samples", "4", "--max_images", "9", *samples)
+        expected = evaluate(*arguments)
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+        def impatient(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("hfgen.evaluation.samples.generate_vae", impatient)
+            evaluate(*arguments, status=130)
+        calls.start()
+        assert timeless(evaluate(*arguments)) == timeless(expected)
+        assert calls.images == 0
+
+    @pytest.mark.parametrize("changed", [["--seed", "1"], ["--split", "train"], ["--evaluations", "220"]])
+    def test_other_flags_start_anew(self, evaluate, saved, calls, changed, tmp_path):
+        expected = evaluate(saved["diffusion"], *LIKELIHOOD, *changed, out="expected.json")
+        whole = calls.images
+        (tmp_path / "expected.json").unlink()
+        (tmp_path / "expected_terms.png").unlink()
+        self.interrupted(evaluate, calls, 150, tmp_path, saved["diffusion"], *LIKELIHOOD)
+        found = evaluate(saved["diffusion"], *LIKELIHOOD, *changed)
+        assert calls.images == whole
+        assert timeless(found) == timeless(expected)
+
+    def test_other_models_start_anew(self, evaluate, saved, calls, tmp_path):
+        """Other weights, or the same ones with another variance of p(x_{t-1} | x_t)."""
+        others = tmp_path / "others"
+        changed = unet()
+        with torch.no_grad():
+            changed.conv_out.bias.add_(0.1)
+        UnconditionalDiffusionPipeline(changed, scheduler()).save_pretrained(others / "weights")
+        large = scheduler(variance_type="fixed_large")
+        UnconditionalDiffusionPipeline(unet(), large).save_pretrained(others / "variance")
+        for other in (others / "weights", others / "variance"):
+            calls.start(150)
+            evaluate(saved["diffusion"], *LIKELIHOOD, status=130)
+            calls.start()
+            found = evaluate(other, *LIKELIHOOD)
+            assert calls.images == 200
+            assert found["metrics"] == evaluate(other, *LIKELIHOOD, out="expected.json")["metrics"]
+
+    def test_another_batch_size_and_device_name_go_on(self, evaluate, saved, calls, tmp_path):
+        expected = evaluate(saved["diffusion"], *LIKELIHOOD, out="expected.json")
+        calls.start(150)
+        evaluate(saved["diffusion"], *LIKELIHOOD, status=130)
+        calls.start()
+        found = evaluate(saved["diffusion"], *LIKELIHOOD, "--batch_size", "3", "--device", "cpu:0")
+        assert calls.images == 50
+        total = found["metrics"]["vlb_total"]["mean"]
+        assert total == pytest.approx(expected["metrics"]["vlb_total"]["mean"], rel=1e-5)
+
+    def test_results_that_cannot_be_written_are_not_lost(self, evaluate, saved, calls, monkeypatch, tmp_path, capsys):
+        """The disk is full at the very end."""
+        calls.start()
+        write = Path.write_text
+
+        def full(path, *arguments, **kwargs):
+            if path.name == ".results.json":
+                raise OSError(28, "No space left on device")
+            return write(path, *arguments, **kwargs)
+
+        monkeypatch.setattr(Path, "write_text", full)
+        evaluate(saved["diffusion"], *LIKELIHOOD, status=1)
+        assert "results.json cannot be written (No space left on device)" in capsys.readouterr().err
+        assert names_in(tmp_path) == [".results.json.unfinished"]
+        monkeypatch.setattr(Path, "write_text", write)
+        calls.start()
+        evaluate(saved["diffusion"], *LIKELIHOOD)
+        assert calls.images == 0
+
+
+def test_an_image_does_not_depend_on_the_parts(saved, monkeypatch):
+    """But for the rounding of products of another size: a level of 256."""
+    for model in ("diffusion", "vae"):
+        pipeline = load_pipeline(saved[model])
+        whole, seconds = Draws(pipeline, COUNT, seed=2).images()
+        assert (whole.dtype, whole.shape, seconds > 0) == (torch.uint8, (COUNT, 1, 8, 8), True)
+        direct = generate(pipeline, COUNT, STEPS, 2) if model == "diffusion" else generate_vae(pipeline, COUNT, 2)
+        assert torch.equal(whole, direct.images)
+        monkeypatch.setattr("hfgen.evaluation.samples.CHUNK", 5)
+        parts, _ = Draws(pipeline, COUNT, seed=2, batch_size=2).images()
+        assert (parts.int() - whole.int()).abs().max() <= 1
+        monkeypatch.undo()
+
+
+def test_kept_parts_are_not_drawn_again_and_their_time_counts(saved, tmp_path, calls):
+    pipeline = load_pipeline(saved["diffusion"])
+
+    def draws():
+        return Draws(pipeline, COUNT, resumable=Resumable(tmp_path / "work", {}))
+
+    first, seconds = draws().images()
+    calls.start()
+    again, kept = draws().images()
+    assert calls.images == 0
+    assert torch.equal(first, again)
+    assert kept == pytest.approx(seconds, rel=1e-6)
+
+
+def test_samples_are_held_against_as_many_real_images(saved):
+    """`real_images` draws by seed, without replacement; `evaluate_samples` measures against them and them alone."""
+    draws = Draws(load_pipeline(saved["vae"]), 40, seed=1)
+    network = load_feature_network(saved["features"])
+    real, again = (real_images(draws, network, "digits") for _ in range(2))
+    assert len(real.reference) == len(real.floor) == 40
+    assert torch.equal(real.reference.features, again.reference.features)
+    assert not torch.equal(real.reference.features, real.floor.features)
+    assert len(real.reference.features.unique(dim=0)) == 40
+    every = real_images(Draws(load_pipeline(saved["vae"]), 400), network, "digits")
+    assert (len(every.reference), len(every.floor)) == (297, 400)
+    results, images = evaluate_samples(draws, network, real)
+    assert images.shape == (40, 1, 8, 8)
+    assert (results["count"], results["reference"]) == (40, 40)
+    _, shown = evaluate_samples(Draws(load_pipeline(saved["vae"]), 100), network, real)
+    assert len(shown) == 64
+
+
+@pytest.fixture
+def refused(capsys, tmp_path, saved, calls):
+    """Check that the command ends with one line, without a call of the network and without a trace on disk."""
+
+    def run(model, message, *arguments, out="results.json", dataset="digits"):
+        before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
+        calls.start()
+        given = ["--dataset_name", dataset, "--device", "cpu", "--out", str(tmp_path / out), *arguments]
+        try:
+            status = main(["evaluate", saved.get(model, str(model)), *given])
+        except SystemExit as end:
+            status = end.code
+        error = capsys.readouterr().err
+        told = [line for line in error.splitlines() if line.startswith("hfgen: error: ")]
+        assert status in (1, 2)
+        assert len(told) == 1
+        assert message in told[0]
+        assert error.rstrip().endswith(told[0])
+        assert calls.images == 0
+        assert {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")} == before
+        return status
+
+    return run
+
+
+def test_flags_that_do_not_go_together(refused, samples):
+    assert refused("vae", "--steps and --scheduler are for diffusion models", *samples, "--steps", "3") == 1
+    assert refused("vae", "--steps and --scheduler are for", "--likelihood", *samples, "--scheduler", "ddim") == 1
+    for flags in (["--steps", "3"], ["--scheduler", "ddim"], ["--features", "x"], ["--sample_pixels"]):
+        assert refused("diffusion", f"{flags[0]}: only with --samples", *flags) == 1
+
+
+def test_values_out_of_range(refused, samples):
+    for flag, value in (
+        ("--max_images", "0"),
+        ("--samples", "1"),
+        ("--evaluations", "99"),
+        ("--seed", "-1"),
+        ("--scheduler", "plms"),
+        ("--iw_samples", "0"),
+        ("--batch_size", "0"),
+    ):
+        assert refused("diffusion", flag, flag, value) == 2
+    assert refused("diffusion", "use 1..6", *LIKELIHOOD, *samples, "--steps", "7") == 1
+
+
+def test_samples_that_are_too_few_are_told_before_the_likelihood(refused, saved):
+    few = ["--samples", "6", "--features", saved["features"]]
+    refused("diffusion", "--samples 6: too few for 6 features", *few)
+    refused("diffusion", "--samples 6: too few for 6 features", *LIKELIHOOD, *few)
+    refused("vae", "--samples 64: too few for 64 features", "--likelihood", "--samples", "64")
+
+
+def test_splits_that_are_not_there(refused, samples):
+    refused("diffusion", "--split 'tset' is not in 'digits': it has train, test", "--split", "tset")
+    refused("diffusion", "'tset' is not in 'digits'", *samples, "--split", "tset")
+    refused("diffusion", "'trian' is not in 'digits'", *LIKELIHOOD, *samples, "--train_split", "trian")
+    refused("vae", "'trian' is not in 'digits'", "--likelihood", *samples, "--train_split", "trian")
+
+
+def test_images_that_are_too_few(refused, samples, digits, monkeypatch):
+    few, empty = (digits["test"].select(range(count)) for count in (5, 0))
+    splits = DatasetDict(train=digits["train"], few=few, empty=empty)
+    monkeypatch.setattr("hfgen.data.sources.embedded_digits", lambda: splits)
+    refused("diffusion", "split 'empty' of 'digits' has no images", "--split", "empty")
+    refused("diffusion", "split 'empty' of 'digits' has no images", *samples, "--split", "empty")
+    message = "5 images of split 'few': too few for 6 features"
+    refused("diffusion", message, *LIKELIHOOD, *samples, "--split", "few")
+    refused("diffusion", message, *samples, "--split", "train", "--train_split", "few")
+
+
+def test_a_local_dataset_is_named_without_its_path(evaluate, saved, samples, digits, tmp_path):
+    digits.save_to_disk(tmp_path / "my_data")
+    for flags in (LIKELIHOOD, samples):
+        results = evaluate(saved["diffusion"], *flags, "--dataset_name", str(tmp_path / "my_data"))
+        assert results["dataset"] == "my_data"
+        assert str(tmp_path) not in json.dumps(results)
+
+
+def test_images_of_another_size(refused, samples, tmp_path):
+    UnconditionalDiffusionPipeline(unet(16), scheduler()).save_pretrained(tmp_path / "large")
+    message = "the images are 1x8x8 (channels x height x width), the model's 1x16x16"
+    refused(tmp_path / "large", message)
+    refused(tmp_path / "large", message, *samples)
+
+
+def test_models_that_cannot_be_measured(refused, saved, samples, tmp_path):
+    flow = tmp_path / "flow"
+    UnconditionalDiffusionPipeline(unet(), FlowMatchEulerDiscreteScheduler()).save_pretrained(flow)
+    refused(flow, "FlowMatchEulerDiscreteScheduler does not run a DDPM's process (a flow between noise and data)")
+    refused(flow, "FlowMatchEulerDiscreteScheduler has no betas", *samples)
+    latent = tmp_path / "latent"
+    UnconditionalDiffusionPipeline(unet(), scheduler()).save_pretrained(latent)
+    index = json.loads((latent / "model_index.json").read_text())
+    index |= {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}
+    (latent / "model_index.json").write_text(json.dumps(index))
+    refused(latent, "is a LDMPipeline of scheduler, unet, vqvae: ")
+    refused(tmp_path / "nowhere", "does not exist")
+    refused("diffusion", "cannot be loaded", "--samples", "12", "--features", str(tmp_path / "nowhere"))
+    refused("diffusion", "device 'toaster'", "--device", "toaster")
+
+
+def test_colours_and_a_grey_feature_network(refused, samples, tmp_path):
+    torch.manual_seed(0)
+    VAEPipeline(MLPVAE(3, 8, 2, (8,), likelihood="discretized_logistic")).save_pretrained(tmp_path / "colour")
+    images = [Image.fromarray(np.full((8, 8, 3), i * 5, np.uint8)) for i in range(20)]
+    data = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
+    DatasetDict(train=data, test=data).save_to_disk(tmp_path / "colours")
+    refused(
+        tmp_path / "colour",
+        "images of 3 channels: features takes 1; name other --features",
+        "--likelihood",
+        *samples,
+        dataset=str(tmp_path / "colours"),
+    )
+
+
+def test_places_that_cannot_be_written_to(refused, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    assert refused("diffusion", "is a folder: name a file", out="folder") == 1
+    assert refused("diffusion", "is no folder", out="file/results.json") == 1
+
+
+def test_a_table_aligns_what_it_shows():
+    metric = {"mean": 1.0, "standard_error": 0.5, "unit": "bits/dim"}
+    results = {
+        "kind": "VAE",
+        "parameters": 1234,
+        "images": 3,
+        "dataset": "digits",
+        "split": "test",
+        "metrics": {
+            "a": metric | {"name": "short"},
+            "b": metric | {"name": "a longer name", "standard_error": None, "unit": ""},
+            "c": metric | {"name": "of one image", "standard_error": float("nan")},
+        },
+    }
+    assert format_table(results).splitlines() == [
+        "VAE, 1,234 parameters, 3 images of digits/test",
+        "short              1.0000  +- 0.5000  bits/dim",
+        "a longer name      1.0000",
+        "of one image       1.0000  bits/dim",
+    ]
+
+
+def test_draws_refuse_what_a_pipeline_cannot_do(saved):
+    diffusion, autoencoder = (load_pipeline(saved[name]) for name in ("diffusion", "vae"))
+    with pytest.raises(HfgenError, match=r"use 1\.\.6"):
+        Draws(diffusion, 3, steps=7)
+    with pytest.raises(HfgenError, match="unknown scheduler 'plms'"):
+        Draws(diffusion, 3, scheduler="plms")
+    with pytest.raises(HfgenError, match="this is a VAE"):
+        Draws(autoencoder, 3, steps=7)
+
+
+def test_settings_are_flags_and_model():
+    """Not where results go, nor on which machine; settings are written as JSON."""
+    from hfgen.evaluation.evaluate import evaluation_settings
+
+    flags = Namespace(seed=0, split="test", out=Path("a.json"), device="cuda:1", batch_size=3, run=main)
+    first = evaluation_settings(flags, vae())
+    again = evaluation_settings(Namespace(**vars(flags) | {"out": Path("b"), "device": None, "batch_size": 1}), vae())
+    assert first == again
+    assert json.loads(json.dumps(first | {"split": "test"})) == first
+    assert len(first["weights"]) == hashlib.sha256().digest_size * 2
+    assert evaluation_settings(flags, vae("categorical")) != first
+    assert evaluation_settings(Namespace(**vars(flags) | {"seed": 1}), vae()) != first
