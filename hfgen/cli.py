@@ -7,10 +7,10 @@ import sys
 
 from hfgen import __doc__ as DESCRIPTION
 from hfgen import __version__
-from hfgen.commands import evaluate, figures, sample
+from hfgen.commands import card, compare, evaluate, figures, publish, sample
 from hfgen.errors import HfgenError
 
-COMMANDS = (sample, evaluate, figures)
+COMMANDS = (sample, evaluate, compare, figures, card, publish)
 
 
 class Parser(argparse.ArgumentParser):

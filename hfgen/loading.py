@@ -6,22 +6,16 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
 from hfgen.errors import HfgenError
+from hfgen.hub.errors import hub_reason
 from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
 
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model*.safetensors"
+DOWNLOADED = ["*.json", "*.safetensors"]
 FILES = {
     UnconditionalDiffusionPipeline: ("scheduler/scheduler_config.json", "unet/config.json", f"unet/{WEIGHTS}"),
     VAEPipeline: ("vae/config.json", f"vae/{WEIGHTS}"),
@@ -38,22 +32,22 @@ def load_pipeline(
     """
     name = str(path_or_repo)
     path = Path(name).expanduser()
-    if path.is_dir():
-        name, index = str(path), path / INDEX
-        if not index.is_file():
-            raise _no_pipeline(path, [INDEX])
-    elif path.exists():
+    if path.exists() and not path.is_dir():
         raise HfgenError(f"{name} is a file: pass the folder that holds {INDEX}, or a repository on the Hub")
-    elif name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise HfgenError(f"{name} does not exist: pass a pipeline's folder, or a repository on the Hub as user/name")
-    else:
-        index = _download_index(name, revision)
+    if not path.is_dir():
+        if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+            raise HfgenError(
+                f"{name} does not exist: pass a pipeline's folder, or a repository on the Hub as user/name"
+            )
+        path = _download(name, revision)
+    if not (path / INDEX).is_file():
+        raise _no_pipeline(name, [INDEX])
     try:
-        kind = _kind(name, DiffusionPipeline._dict_from_json_file(index))
-        missing = [p for p in FILES[kind] if path.is_dir() and not any(path.glob(p))]
+        kind = _kind(name, DiffusionPipeline._dict_from_json_file(path / INDEX))
+        missing = [p for p in FILES[kind] if not any(path.glob(p))]
         if missing:
-            raise _no_pipeline(path, missing)
-        pipeline = kind.from_pretrained(name, revision=revision, use_safetensors=True)
+            raise _no_pipeline(name, missing)
+        pipeline = kind.from_pretrained(path, use_safetensors=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise HfgenError(
@@ -78,36 +72,19 @@ def _conditional(config) -> bool:
     return config.num_class_embeds is not None or config.class_embed_type is not None
 
 
-def _no_pipeline(folder: Path, missing: list[str]) -> HfgenError:
+def _no_pipeline(name: str, missing: list[str]) -> HfgenError:
     return HfgenError(
-        f"{folder} is not a folder of a diffusion or VAE pipeline, {', '.join(missing)} missing: "
+        f"{name} is not a diffusion or VAE pipeline, {', '.join(missing)} missing: "
         "pass the --output_dir of a finished training, or what save_pretrained wrote with safe_serialization"
     )
 
 
-def _download_index(repo: str, revision: str | None) -> Path:
+def _download(repo: str, revision: str | None) -> Path:
+    """The repository's weights and configs in the Hub's cache; without a network those that lie there."""
     try:
-        return Path(hf_hub_download(repo, INDEX, revision=revision))
-    except HFValidationError as error:
-        raise HfgenError(
-            f"{repo!r} is neither a folder here nor a repository name: pass a path or user/name"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise HfgenError(f"{repo} has no revision {revision!r}: pass a branch, tag or commit that it has") from error
-    except RepositoryNotFoundError as error:
-        raise HfgenError(
-            f"{repo} is neither a folder here nor a repository on the Hub: check the name, or for a private one "
-            "log in with `hf auth login`"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise HfgenError(
-            f"{repo} is no folder here, is not in the cache, and the Hub cannot be reached: "
-            "check the path, or the network and HF_HUB_OFFLINE"
-        ) from error
-    except EntryNotFoundError as error:
-        raise HfgenError(f"{repo} on the Hub has no {INDEX}: it is no diffusers pipeline, name another") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise HfgenError(f"{repo} cannot be fetched ({str(error).splitlines()[0]}): try again later") from error
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=DOWNLOADED))
+    except Exception as error:  # the client lets the errors of its HTTP library through
+        raise HfgenError(hub_reason(error, repo, revision)) from error
 
 
 def _kind(name: str, index: dict) -> type:

@@ -1,13 +1,12 @@
 """Loading a pipeline, sampling it with a seed for each image, and the pictures."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler, UNet2DModel
-from huggingface_hub import constants
+from hub_server import HubServer
+from huggingface_hub import HfApi, constants
 from PIL import Image
 
 from hfgen.errors import HfgenError
@@ -129,36 +128,21 @@ def test_other_kinds_of_pipeline(saved):
     fails_to_load(saved, "code of its own, which hfgen does not run")
 
 
-class HubWithout(BaseHTTPRequestHandler):
-    """Answers as the Hub does for what it does not have."""
-
-    def do_HEAD(self):
-        code = {"none": "RepoNotFound", "empty": "EntryNotFound"}.get(self.path.split("/")[2], "RevisionNotFound")
-        self.send_response(404)
-        self.send_header("X-Error-Code", code)
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
 def test_repositories_that_cannot_be_had(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), HubWithout)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    fails_to_load("user/none", "neither a folder here nor a repository on the Hub")
-    fails_to_load("user/empty", "has no model_index.json")
-    fails_to_load("user/model", "no revision 'v9'", revision="v9")
-    server.shutdown()
-    server.server_close()
+    with HubServer() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        HfApi(hub.url, "hf_alice").create_repo("alice/empty")
+        fails_to_load("alice/none", "neither a folder here nor a repository on the Hub")
+        fails_to_load("alice/empty", "model_index.json missing")
+        fails_to_load("alice/empty", "no revision 'v9'", revision="v9")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    fails_to_load("alice/none", "alice/none is no folder here, is not in the cache, and the Hub cannot be reached")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    fails_to_load("user/none", "the Hub cannot be reached")
+    fails_to_load("alice/none", "the Hub cannot be reached: check the path, or the network and HF_HUB_OFFLINE")
 
 
 def test_devices():

@@ -15,6 +15,7 @@ from hfgen.trainer.config import (
     DataArguments,
     DDPMConfig,
     DiffusionArguments,
+    HubArguments,
     OptimizationArguments,
     RunArguments,
     VAEArguments,
@@ -39,13 +40,13 @@ class _Parser(HfArgumentParser):
 
 def parse_ddpm_config(argv: list[str] | None = None) -> DDPMConfig:
     """The configuration of train_ddpm.py from flags; errors as `parse_arguments`."""
-    groups = (DataArguments, DiffusionArguments, OptimizationArguments, RunArguments)
+    groups = (DataArguments, DiffusionArguments, OptimizationArguments, RunArguments, HubArguments)
     return DDPMConfig(*parse_arguments(groups, argv, "Train a DDPM (Ho et al. 2020) on images."))
 
 
 def parse_vae_config(argv: list[str] | None = None) -> VAEConfig:
     """The configuration of train_vae.py from flags; errors as `parse_arguments`."""
-    groups = (DataArguments, VAEArguments, OptimizationArguments, VAERunArguments)
+    groups = (DataArguments, VAEArguments, OptimizationArguments, VAERunArguments, HubArguments)
     return VAEConfig(*parse_arguments(groups, argv, "Train a VAE (Kingma & Welling 2014) on images."))
 
 

@@ -1,7 +1,7 @@
 """The flags of the trainers; names are those of diffusers' unconditional trainer where it has them."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 def flag(default, help):
@@ -77,6 +77,20 @@ class RunArguments:
 
 
 @dataclass(frozen=True)
+class HubArguments:
+    _argument_group_name = "Hub"
+
+    push_to_hub: bool = flag(False, "push the pipeline and its card to the Hub when the training is done")
+    hub_model_id: str | None = flag(
+        None, "repository to push to, as name or user/name; none: the name of output_dir, in your namespace"
+    )
+    hub_token: str | None = field(
+        default=None, repr=False, metadata={"help": "token to push with; none: HF_TOKEN or that of hf auth login"}
+    )
+    hub_private_repo: bool = flag(False, "make the repository a private one")
+
+
+@dataclass(frozen=True)
 class DiffusionArguments:
     _argument_group_name = "diffusion model"
 
@@ -136,17 +150,21 @@ class VAERunArguments(RunArguments):
 class VAEConfig:
     """All flags of train_vae.py."""
 
+    script: ClassVar[str] = "training/train_vae.py"
     data: DataArguments
     model: VAEArguments
     optimization: OptimizationArguments
     run: VAERunArguments
+    hub: HubArguments = HubArguments()
 
 
 @dataclass(frozen=True)
 class DDPMConfig:
     """All flags of train_ddpm.py."""
 
+    script: ClassVar[str] = "training/train_ddpm.py"
     data: DataArguments
     model: DiffusionArguments
     optimization: OptimizationArguments
     run: RunArguments
+    hub: HubArguments = HubArguments()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from accelerate.utils import set_seed
 
 from hfgen.data.order import Stream, seeded
 from hfgen.errors import HfgenError
+from hfgen.history import HISTORY_FILE, plot_history, read_history
 from hfgen.images import image_grid, to_uint8
 from hfgen.models import build_unet, load_unet_config
 from hfgen.objectives import SimpleLoss
@@ -18,9 +20,9 @@ from hfgen.pipelines import UnconditionalDiffusionPipeline
 from hfgen.schedulers import LinearDDPMScheduler
 from hfgen.trainer.config import DDPMConfig, DiffusionArguments
 from hfgen.trainer.output import check_output_dir, save_into
-from hfgen.trainer.run import SAMPLES, run_training
+from hfgen.trainer.run import SAMPLES, hub_repository, run_training
 from hfgen.trainer.setup import make_accelerator
-from hfgen.trainer.training_set import load_training_set
+from hfgen.trainer.training_set import TrainingSet, load_training_set
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -61,6 +63,13 @@ class DDPMTask:
         pipeline = UnconditionalDiffusionPipeline(model, self.scheduler)
         save_into(output_dir, lambda folder: pipeline.save_pretrained(folder, safe_serialization=True))
 
+    def save_figures(self, output_dir: Path, images: TrainingSet, device: torch.device):
+        """The curves, and the samples after the last step, if there are any."""
+        plot_history(read_history(output_dir / HISTORY_FILE), output_dir / "loss.png", self.ylabel)
+        grids = sorted((output_dir / "samples").glob("step-*.png"))
+        if grids:
+            shutil.copyfile(grids[-1], output_dir / "samples.png")
+
 
 def train_ddpm(config: DDPMConfig) -> Path:
     """Train from a configuration; returns the output folder, which holds a stock pipeline repository.
@@ -74,6 +83,7 @@ def train_ddpm(config: DDPMConfig) -> Path:
     scheduler = make_scheduler(model)
     unet_config = load_unet_config(model.model_config_name_or_path)
     accelerator = make_accelerator(optimization, run)
+    repo = hub_repository(config.hub, run, accelerator)
     images = load_training_set(
         data, unet_config.get("in_channels"), unet_config.get("sample_size"), optimization.seed, accelerator
     )
@@ -82,7 +92,7 @@ def train_ddpm(config: DDPMConfig) -> Path:
     task = DDPMTask(
         scheduler, images.shape, model.ddpm_num_inference_steps, optimization.eval_batch_size, optimization.seed
     )
-    return run_training(config, accelerator, images, unet, task)
+    return run_training(config, accelerator, images, unet, task, repo)
 
 
 def make_scheduler(model: DiffusionArguments) -> LinearDDPMScheduler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class Trainer:
     run: RunArguments
     identity: dict
     step: int = field(default=0, init=False)
+    seconds_before: float = field(default=0.0, init=False)
 
     def __post_init__(self):
         o, accelerator = self.optimization, self.accelerator
@@ -103,6 +105,7 @@ class Trainer:
         stays complete.
         """
         self._resume()
+        self.started = time.perf_counter()
         with Progress(self.accelerator, self.output_dir, self.step, self.max_steps, self.batch_size) as self.progress:
             while self.step < self.max_steps:
                 self._run_epoch(*divmod(self.step, self.steps_per_epoch))
@@ -110,6 +113,11 @@ class Trainer:
             with self._averaged():
                 self.task.save_pipeline(self.module, self.output_dir)
         self.accelerator.wait_for_everyone()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in `fit`, with that of the runs that led to the checkpoint it went on from."""
+        return self.seconds_before + time.perf_counter() - self.started
 
     def _run_epoch(self, epoch: int, first_step: int):
         last_step = min(self.steps_per_epoch, first_step + self.max_steps - self.step)
@@ -258,7 +266,7 @@ class Trainer:
     def _save_checkpoint(self):
         self._check_finite()
         self._check_weights_finite()
-        state = {"step": self.step, "identity": self.identity}
+        state = {"step": self.step, "identity": self.identity, "seconds": self.seconds}
         save_checkpoint(
             self.accelerator,
             self.output_dir,
@@ -272,7 +280,8 @@ class Trainer:
             return
         try:
             self.accelerator.load_state(str(self.checkpoint))
-            self.step = read_state(self.checkpoint)["step"]
+            state = read_state(self.checkpoint)
+            self.step, self.seconds_before = state["step"], state.get("seconds", 0.0)
             if self.ema is not None:
                 self.ema.load(read_ema(self.checkpoint), self.step)
         except Exception as error:  # torch, safetensors and pickle each have their own for a damaged file

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hfgen.errors import HfgenError
+from hfgen.hub.card import CARD_FILE, is_generated
 from hfgen.trainer.checkpoints import UNFINISHED, remove_unfinished
 from hfgen.trainer.config import RunArguments
 
@@ -23,7 +24,13 @@ OURS = (
     "pipeline_hfgen_*.py",
     "model_index.json",
     "history.jsonl",
+    "training.json",
     "loss.png",
+    "samples.png",
+    "reconstructions.png",
+    "interpolations.png",
+    "latents.png",
+    "manifold.png",
 )
 
 
@@ -53,6 +60,8 @@ def prepare_output_dir(run: RunArguments):
     if run.overwrite_output_dir and run.resume_from_checkpoint is None:
         for path in (p for pattern in OURS for p in output_dir.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if is_generated(output_dir / CARD_FILE):
+            (output_dir / CARD_FILE).unlink()
 
 
 def save_into(output_dir: Path, write: Callable[[Path], None]):

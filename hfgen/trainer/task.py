@@ -8,6 +8,8 @@ from typing import Protocol
 
 import torch
 
+from hfgen.trainer.training_set import TrainingSet
+
 Terms = dict[str, torch.Tensor]
 
 
@@ -34,6 +36,7 @@ class Task(Protocol):
     """Losses, pictures and the pipeline of one kind of model."""
 
     terms: tuple[str, ...]
+    ylabel: str
     noise_shape: tuple[int, ...]
     uniforms: int
 
@@ -48,3 +51,6 @@ class Task(Protocol):
 
     def save_pipeline(self, model, output_dir: Path) -> None:
         """Write the pipeline that users load."""
+
+    def save_figures(self, output_dir: Path, images: TrainingSet, device: torch.device) -> None:
+        """Write the pictures of a finished training beside its pipeline."""

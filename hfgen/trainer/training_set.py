@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from hfgen.data.decode import ImageReader, channels_of, open_image, undecoded
 from hfgen.data.images import ImagesInMemory, ImagesStreamed, load_images
-from hfgen.data.sources import choose_splits, find_image_column, find_label_column, load_source
+from hfgen.data.sources import choose_splits, class_labels, find_image_column, find_label_column, load_source
 from hfgen.trainer.config import DataArguments
 
 MEAN_OVER = 10_000
@@ -18,13 +18,18 @@ MEAN_OVER = 10_000
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Training and held-out images of one shape; `held_out` says in words where the latter come from."""
+    """Training and held-out images of one shape; `held_out` says in words where the latter come from.
+
+    `labels` are the classes of the held-out images' rows, int64, or None; `class_names` those of 0, 1, ...
+    """
 
     train: ImagesInMemory | ImagesStreamed
     validation: ImagesInMemory | ImagesStreamed
     channels: int
     resolution: int
     held_out: str
+    labels: torch.Tensor | None
+    class_names: list[str]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -53,6 +58,7 @@ def load_training_set(
         train, validation, held_out = _splits(source, data, seed)
     column = find_image_column(train, data.image_column)
     find_image_column(validation, column)
+    labels, class_names = class_labels(validation, find_label_column(validation, data.label_column))
     train, validation = undecoded(train, column), undecoded(validation, column)
     first = open_image(train[0][column], f"0 of image column {column!r}")
     channels = channels or channels_of(first)
@@ -63,7 +69,13 @@ def load_training_set(
         return load_images(reader, accelerator.device, accelerator.is_local_main_process)
 
     return TrainingSet(
-        images(train, data.center_crop), images(validation, center_crop=True), channels, resolution, held_out
+        images(train, data.center_crop),
+        images(validation, center_crop=True),
+        channels,
+        resolution,
+        held_out,
+        labels,
+        class_names,
     )
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate.utils import set_seed
 
 from hfgen.data.binarize import binarize
 from hfgen.data.order import Stream, seeded
 from hfgen.errors import HfgenError
+from hfgen.evaluation.images import EvaluationImages
+from hfgen.evaluation.vae_figures import save_vae_figures
+from hfgen.history import bound_label
 from hfgen.images import image_grid, save_png, to_uint8
 from hfgen.loading import load_vae_pipeline
 from hfgen.models import build_vae, load_vae_config
@@ -17,10 +21,9 @@ from hfgen.objectives import SGVBA, SGVBB, ImportanceWeighted, ScoreFunction, kl
 from hfgen.pipelines import VAEPipeline
 from hfgen.trainer.config import VAEArguments, VAEConfig
 from hfgen.trainer.output import check_output_dir, save_into
-from hfgen.trainer.plots import bound_label
-from hfgen.trainer.run import SAMPLES, run_training
+from hfgen.trainer.run import SAMPLES, hub_repository, run_training
 from hfgen.trainer.setup import make_accelerator
-from hfgen.trainer.training_set import load_training_set
+from hfgen.trainer.training_set import TrainingSet, load_training_set
 
 OBJECTIVES = {
     "sgvb_a": SGVBA,
@@ -76,6 +79,11 @@ class VAETask:
     def save_pipeline(self, model, output_dir: Path):
         save_into(output_dir, VAEPipeline(model).save_pretrained)
 
+    def save_figures(self, output_dir: Path, images: TrainingSet, device: torch.device):
+        """Those of `save_vae_figures`, on the held-out images."""
+        data = EvaluationImages(images.validation, images.labels, images.class_names, "")
+        save_vae_figures(load_vae_pipeline(output_dir, device=device), data, output_dir, output_dir, self.seed)
+
 
 def train_vae(config: VAEConfig) -> Path:
     """Train from a configuration; returns the output folder, which holds a `VAEPipeline` repository.
@@ -89,6 +97,7 @@ def train_vae(config: VAEConfig) -> Path:
     check_objective(model)
     vae_config, pretrained = _initial(model)
     accelerator = make_accelerator(optimization, run)
+    repo = hub_repository(config.hub, run, accelerator)
     images = load_training_set(
         data, vae_config.get("in_channels"), vae_config.get("sample_size"), optimization.seed, accelerator
     )
@@ -107,7 +116,7 @@ def train_vae(config: VAEConfig) -> Path:
         model.kl_warmup_steps,
         optimization.seed,
     )
-    return run_training(config, accelerator, images, vae, task)
+    return run_training(config, accelerator, images, vae, task, repo)
 
 
 def check_objective(model: VAEArguments):

@@ -98,7 +98,7 @@ def train_a_vae(tiny_vae_flags, monkeypatch):
         flags = [f"--{k}={v}" for k, v in {**tiny_vae_flags, **changes}.items() if v is not None]
         with monkeypatch.context() as patch:
             if not curves:
-                patch.setattr("hfgen.trainer.run.plot_history", lambda *_: None)
+                patch.setattr("hfgen.trainer.vae.VAETask.save_figures", lambda *_: None)
             return train_vae(parse_vae_config([*words, *flags]))
 
     return run

@@ -122,8 +122,20 @@ def test_preset_of_the_importance_weighted_bound(repository):
     assert (config.model.objective, config.model.num_latent_samples) == ("iw", 50)
 
 
+def test_preset_of_8_bit_pixels(repository):
+    config = parse_vae_config(["--config", str(repository / "training/vae-mnist-8bit.yaml")])
+    assert (config.model.model_config_name_or_path, config.model.likelihood) == ("mnist-50d", "discretized_logistic")
+
+
 def test_all_presets_are_tested(repository):
-    tested = {"digits", "mnist", "cifar10", "vae-mnist-50d-iw", *(f"vae-{preset}" for preset in VAE_PRESETS)}
+    tested = {
+        "digits",
+        "mnist",
+        "cifar10",
+        "vae-mnist-50d-iw",
+        "vae-mnist-8bit",
+        *(f"vae-{preset}" for preset in VAE_PRESETS),
+    }
     assert {path.stem for path in (repository / "training").glob("*.yaml")} == tested
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 from diffusers import UNet2DModel
 
-from hfgen.trainer.progress import read_history
+from hfgen.history import read_history
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
 

@@ -10,7 +10,7 @@ from diffusers import DDPMPipeline, UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file
 
-from hfgen.trainer.progress import read_history
+from hfgen.history import read_history
 
 STRANGER = """
 import sys

@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from hfgen.errors import HfgenError
+from hfgen.history import read_history
 from hfgen.trainer.checkpoints import STATE_FILE, UNFINISHED, checkpoints
-from hfgen.trainer.progress import read_history
 
 WEIGHTS = Path("unet/diffusion_pytorch_model.safetensors")
 

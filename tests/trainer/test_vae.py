@@ -20,12 +20,12 @@ from hfgen.data.digits import embedded_digits
 from hfgen.data.images import to_model_range
 from hfgen.data.order import RowNoise, Stream, epoch_order
 from hfgen.errors import HfgenError
+from hfgen.history import read_history
 from hfgen.loading import load_vae_pipeline
 from hfgen.models import LIKELIHOODS, VAE_PRESETS, build_vae
 from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
 from hfgen.trainer.config import DataArguments, OptimizationArguments, RunArguments, VAEArguments, VAERunArguments
 from hfgen.trainer.output import prepare_output_dir
-from hfgen.trainer.progress import read_history
 
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 OBJECTIVES = ("sgvb_b", "sgvb_a", "iw", "score_function", "score_function_no_baseline")
@@ -427,7 +427,8 @@ def test_pictures_curves_and_a_whole_repository(train_a_vae):
         assert min(Image.open(path).size) >= 64
     names = {path.name for path in out.iterdir() if not path.name.startswith("checkpoint-")}
     assert names == {
-        "model_index.json", "pipeline_hfgen_vae.py", "vae", "samples", "loss.png", "history.jsonl", "logs",
+        "model_index.json", "pipeline_hfgen_vae.py", "vae", "samples", "loss.png", "history.jsonl", "logs", "README.md",
+        "training.json", "samples.png", "reconstructions.png", "interpolations.png", "latents.png",
     }  # fmt: skip
     assert {path.name for path in (out / "vae").iterdir()} == {
         "config.json", "diffusion_pytorch_model.safetensors", "modeling_hfgen_vae.py",

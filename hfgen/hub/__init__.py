@@ -1,0 +1,1 @@
+"""Trained pipelines as repositories on the Hub: cards, checks, one commit."""

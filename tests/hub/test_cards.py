@@ -1,0 +1,288 @@
+"""Model cards: valid metadata, code that works as printed, the run's true facts, and nothing about its machine."""
+
+import getpass
+import json
+import re
+import shlex
+import shutil
+import socket
+
+import pytest
+import yaml
+from hub_server import card_errors
+from huggingface_hub import ModelCard
+
+from hfgen.errors import HfgenError
+from hfgen.hub.card import MARK, refresh_card
+from hfgen.hub.publish import publish_folder
+from hfgen.loading import load_pipeline
+from hfgen.trainer.arguments import parse_ddpm_config, parse_vae_config
+from hfgen.trainer.record import command_line
+
+RESULTS = {
+    "quantity": "log-likelihood of 8-bit pixels",
+    "parameters": 17305,
+    "dataset": "mnist",
+    "split": "test",
+    "images": 500,
+    "seed": 3,
+    "metrics": {
+        "bits_per_dim": {"name": "bits|dim", "mean": 1.234567891, "standard_error": 0.01234, "unit": "bits/dim"},
+        "negative_elbo": {"name": "-ELBO", "mean": 98.76543, "standard_error": 0.5, "unit": "nats/image"},
+        "fid": {"name": "FID", "mean": 7.25, "unit": ""},
+    },
+}
+
+
+@pytest.fixture
+def trained(ddpm_training, vae_training, home, tmp_path):
+    """A copy of a training's folder, `ddpm` or `vae`, without the files named."""
+
+    def copy(kind, *without):
+        folder = shutil.copytree(home / "models" / f"tiny-{kind}", tmp_path / f"tiny-{kind}")
+        for name in without:
+            (folder / name).unlink()
+        return folder
+
+    return copy
+
+
+def refresh(folder):
+    path = refresh_card(folder, load_pipeline(folder))
+    assert path == folder / "README.md"
+    return path.read_text()
+
+
+def metadata(text):
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def sections(text):
+    return re.findall(r"^## (.*)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("results", [None, RESULTS])
+@pytest.mark.parametrize("without", [(), ("training.json",)])
+@pytest.mark.parametrize("kind", ["ddpm", "vae"])
+def test_a_card_is_valid_and_has_what_its_folder_has(trained, kind, without, results):
+    folder = trained(kind, "README.md", *without)
+    if results:
+        (folder / "results.json").write_text(json.dumps(results))
+    text = refresh(folder)
+    data = metadata(text)
+    assert card_errors(text) == []
+    assert (data["license"], data["library_name"]) == ("apache-2.0", "diffusers")
+    assert data["pipeline_tag"] == "unconditional-image-generation"
+    assert {"diffusers", "hfgen", kind} <= set(data["tags"])
+    assert "datasets" not in data  # the training's were a local folder
+    assert ("model-index" in data) == (results is not None)
+    told = {"Results": results, "Pictures": kind == "vae", "Training": not without}
+    assert sections(text) == ["Use", *(name for name, there in told.items() if there), "Limits"]
+    named = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
+    assert all((folder / name).is_file() for name in named)
+    assert set(named) == {path.name for path in folder.glob("*.png")} - ({"loss.png"} if without else set())
+    assert re.search(r"[\d,]+ parameters", text)
+    assert "{{" not in text
+    assert "{%" not in text
+    assert "\n\n\n" not in text
+
+
+def test_measured_results_can_be_read_back(trained):
+    folder = trained("ddpm")
+    (folder / "results.json").write_text(json.dumps(RESULTS))
+    text = refresh(folder)
+    read = {result.metric_type: result for result in ModelCard(text).data.eval_results}
+    assert read.keys() == RESULTS["metrics"].keys()
+    for key, metric in RESULTS["metrics"].items():
+        assert read[key].metric_value == pytest.approx(metric["mean"], abs=1e-4)
+        assert read[key].metric_name == f"{metric['name']}, {metric['unit']}".rstrip(", ")
+        assert (read[key].dataset_type, read[key].dataset_split) == ("mnist", "test")
+        assert read[key].task_type == "unconditional-image-generation"
+    assert ModelCard(text).data.model_name == "tiny-ddpm"
+    assert "| bits\\|dim | 1.235 ± 0.012 bits/dim |\n| -ELBO | 98.77 ± 0.50 nats/image |\n| FID | 7.250 |\n" in text
+    assert "500 images of mnist (split test), seed 3" in text
+
+
+def test_results_of_samples_alone(trained):
+    folder = trained("ddpm")
+    results = {key: value for key, value in RESULTS.items() if key != "quantity"}
+    results["metrics"] = {"fid": RESULTS["metrics"]["fid"]}
+    results["samples"] = {"count": 2000, "how": "ddim, 50 steps", "reference": 1000}
+    (folder / "results.json").write_text(json.dumps(results))
+    text = refresh(folder)
+    assert "Samples: 2,000 (ddim, 50 steps) against 1,000 images." in text
+    assert "| measured | |\n|---|---|\n| FID | 7.250 |\n\n[results.json]" in text
+    assert "±" not in text
+
+
+@pytest.mark.parametrize(("dataset", "listed"), [("ylecun/mnist", ["ylecun/mnist"]), ("digits", None), (None, None)])
+def test_only_datasets_of_the_hub_are_in_the_metadata(trained, dataset, listed):
+    folder = trained("ddpm")
+    training = json.loads((folder / "training.json").read_text()) | {"dataset": dataset}
+    (folder / "training.json").write_text(json.dumps(training))
+    text = refresh(folder)
+    assert metadata(text).get("datasets") == listed
+    assert card_errors(text) == []
+
+
+def test_a_card_tells_the_run(trained):
+    text = refresh(trained("ddpm"))
+    assert "17,305 parameters, T = 25, linear betas from 0.004 to 0.8, epsilon prediction" in text
+    assert "36 images of a local dataset (split train), 2 epochs, 4 steps of 18 images" in text
+    assert "the moving average of the weights. Held-out L_simple per pixel at the end: " in text
+    assert "4 images taken from 'train'" in text
+    assert re.search(r"\d+ seconds on .*1 thread; hfgen .*, PyTorch .*, diffusers .*, accelerate ", text)
+    assert "have not been measured" in text
+    assert "36 training images are few" in text
+    text = refresh(trained("vae"))
+    assert "8x8 grey images: MLPVAE, 2 latents, 2,244 parameters, Bernoulli likelihood" in text
+
+
+@pytest.mark.parametrize(
+    ("parse", "words"),
+    [
+        (parse_ddpm_config, ["--ddpm_num_steps=50", "--ddpm_num_inference_steps=30", "--use_ema=False"]),
+        (parse_ddpm_config, ["--dataset_name=digits", "--max_grad_norm=0", "--learning_rate=3e-05", "--seed=7"]),
+        (parse_vae_config, ["--objective=iw", "--random_flip", "--latent_bound=0", "--image_column=my image"]),
+        (parse_vae_config, ["--dataset_config_name=it's", "--validation_split=a b", "--label_column=$HOME"]),
+    ],
+)
+def test_the_command_on_a_card_is_the_runs(parse, words):
+    config = parse([*words, "--output_dir=here"])
+    launcher, script, flags = command_line(config).partition(config.script)
+    assert (launcher, script) == ("accelerate launch --quiet ", config.script)
+    assert parse(shlex.split(flags)) == config
+
+
+def code(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def remote_card(hub, repo):
+    return hub.repositories[repo].files()["README.md"].decode()
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "vae", "long"])
+def test_the_code_on_a_card_works_as_printed(hub, ours, stranger, trained, ddpm_folder, tmp_path, kind):
+    folder = ddpm_folder("long", T=100) if kind == "long" else trained(kind)
+    ours.hfgen("publish", folder, f"alice/card-{kind}").check()
+    text = remote_card(hub, f"alice/card-{kind}")
+    blocks = code(text, "python")
+    assert len(blocks) == (2 if kind == "long" else 1)
+    assert ("trust_remote_code" in text) == (kind == "vae")
+    if kind != "vae":
+        assert f"num_inference_steps={100 if kind == 'long' else 25})" in blocks[0]
+    stranger.forget()
+    (tmp_path / "work").mkdir()
+    look = "answer['images'] = [image.size for image in images]"
+    program = "\n".join(["import os; os.chdir(arguments[0])", *blocks, look])
+    drawn = stranger.run(program, tmp_path / "work", token=None).check()
+    assert drawn.answer["images"] == [[8, 8]] * 16
+    assert (tmp_path / "work" / "sample.png").is_file()
+    commands = [shlex.split(line) for line in "".join(code(text, "sh")).splitlines() if line.startswith("hfgen ")]
+    assert commands == [["hfgen", "sample", f"alice/card-{kind}", "--out", "samples.png"]]
+    ours.forget()
+    ours.run("import os; os.chdir(arguments[0])\n" + COMMAND, tmp_path / "work", *commands[0][1:], token=None).check()
+    assert (tmp_path / "work" / "samples.png").is_file()
+
+
+COMMAND = "from hfgen.cli import main\nraise SystemExit(main(arguments[1:]))"
+
+
+def test_hfgens_class_on_the_card_of_a_vae_loads_it(hub, ours, trained):
+    ours.hfgen("publish", trained("vae"), "alice/card-class").check()
+    (call,) = re.findall(r"`(VAEPipeline\.from_pretrained\([^)]*\))`", remote_card(hub, "alice/card-class"))
+    ours.run(f"from hfgen.pipelines import VAEPipeline\n{call}", token=None).check()
+
+
+def test_nothing_tells_of_the_machine_or_its_user(hub, ours, trained, home, tmp_path):
+    names = [str(home), "SECRETUSER", str(tmp_path), "SECRETTOKEN", socket.gethostname(), getpass.getuser()]
+    # such as root or vm: words that have every right to be there
+    names = [name for name in names if len(name) > 4 or name.isupper()]
+    vae, ddpm = trained("vae"), trained("ddpm")
+    images = ["--dataset_name", home / "my photos", "--split", "train"]
+    ours.hfgen("evaluate", vae, *images, "--iw_samples", 3, "--out", vae / "results.json").check()
+    ours.hfgen("evaluate", ddpm, *images, "--evaluations", 1000, "--out", ddpm / "results.json").check()
+    for folder in (vae, ddpm):
+        ours.hfgen("card", folder).check()
+        ours.hfgen("publish", folder, f"alice/silent-{folder.name}").check()
+        pushed = hub.repositories[f"alice/silent-{folder.name}"].files()
+        assert {"README.md", "training.json", "results.json", "model_index.json", "samples.png"} <= pushed.keys()
+        for name, content in [("README.md at home", (folder / "README.md").read_bytes()), *pushed.items()]:
+            assert not [secret for secret in names if secret.encode() in content], name
+            if name.endswith((".json", ".md")):
+                assert not re.search(rb"[\s\"'(=]/\w+/", content), f"an absolute path in {name}"
+        text = pushed["README.md"].decode()
+        assert card_errors(text) == []
+        assert "model-index" in metadata(text)
+
+
+def test_a_card_by_hand_keeps_its_text_and_gets_the_results(trained):
+    folder = trained("ddpm")
+    head = "license: mit\ntags:\n- mine\nwidget:\n- text: a seven\n"
+    body = "\n# By hand\n\nA text of mine, with `model-index` and\n\n---\n\na line.\n"
+    path = folder / "README.md"
+    path.write_text(f"---\n{head}---\n{body}")
+    assert refresh(folder) == f"---\n{head}---\n{body}"
+    (folder / "results.json").write_text(json.dumps(RESULTS))
+    text = refresh(folder)
+    assert text.endswith(body)
+    data = metadata(text)
+    assert [m["value"] for m in data.pop("model-index")[0]["results"][0]["metrics"]] == [1.2346, 98.7654, 7.25]
+    assert data == yaml.safe_load(head)
+    assert card_errors(text) == []
+    assert refresh(folder) == text
+    changed = json.loads(json.dumps(RESULTS))
+    changed["metrics"]["fid"]["mean"] = 6.5
+    (folder / "results.json").write_text(json.dumps(changed))
+    again = refresh(folder)
+    assert [r.metric_value for r in ModelCard(again).data.eval_results] == [1.2346, 98.7654, 6.5]
+    assert again.replace("6.5", "7.25") == text
+
+
+def test_a_card_by_hand_without_metadata_keeps_its_text(trained):
+    folder = trained("ddpm")
+    (folder / "README.md").write_text("# By hand\n\nNothing more.\n")
+    assert refresh(folder) == "# By hand\n\nNothing more.\n"
+    (folder / "results.json").write_text(json.dumps(RESULTS))
+    text = refresh(folder)
+    assert text.endswith("# By hand\n\nNothing more.\n")
+    assert len(ModelCard(text).data.eval_results) == 3
+
+
+def test_a_generated_card_is_written_anew_and_keeps_its_license(trained):
+    folder = trained("vae")
+    path = folder / "README.md"
+    assert MARK in path.read_text()
+    before = path.read_text()
+    path.write_text(before.replace("license: apache-2.0", "license: mit").replace("# tiny-vae", "# Something else"))
+    text = refresh(folder)
+    assert text == before.replace("license: apache-2.0", "license: mit")
+    (folder / "results.json").write_text(json.dumps(RESULTS))
+    assert metadata(refresh(folder))["license"] == "mit"
+    assert "Results" in sections(path.read_text())
+    path.write_text(path.read_text().replace(MARK, ""))
+    mine = path.read_text()
+    (folder / "samples.png").unlink()
+    assert refresh(folder) == mine
+
+
+def test_files_that_cannot_be_read_are_named(trained):
+    folder = trained("ddpm")
+    for name, text, message in (
+        ("training.json", "{", "training.json cannot be read"),
+        ("results.json", "[", "results.json cannot be read"),
+        ("README.md", "---\nlicense: [\n---\n", "README.md is no valid model card"),
+    ):
+        before = (folder / name).read_text() if (folder / name).is_file() else None
+        (folder / name).write_text(text)
+        with pytest.raises(HfgenError, match=message) as error:
+            refresh(folder)
+        assert "\n" not in str(error.value)
+        (folder / name).write_text(before) if before else (folder / name).unlink()
+
+
+def test_a_folder_is_checked_before_its_card_is_written(tmp_path):
+    with pytest.raises(HfgenError, match=r"model_index\.json missing"):
+        publish_folder(tmp_path, "alice/none")
+    assert not list(tmp_path.iterdir())
