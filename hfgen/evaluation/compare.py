@@ -10,7 +10,7 @@ from pathlib import Path
 from hfgen.errors import HfgenError
 from hfgen.evaluation.comparison_page import html_page, markdown_table
 from hfgen.evaluation.evaluate import evaluate, evaluation_settings, partial_folder, write_results
-from hfgen.evaluation.report import save_json, save_text
+from hfgen.evaluation.report import save_text
 from hfgen.evaluation.timing import seconds_per_sample
 from hfgen.hub.card import TRAINING_FILE
 from hfgen.loading import load_pipeline
@@ -60,18 +60,14 @@ def _entry(flags: Namespace, model: str, name: str, work: Path) -> Entry:
         own.sample_pixels = False
     path = work / f"{name}.json"
     pictures = {kind: path.with_name(f"{name}_{kind}.png") for kind in ("samples", "terms")}
-    wanted = evaluation_settings(own, pipeline.vae if vae else pipeline.unet)
-    kept = json.loads(path.read_text()) if path.is_file() else None
-    if kept is None or kept["settings"] != wanted:
+    wanted = evaluation_settings(own, pipeline)
+    results = json.loads(path.read_text()) if path.is_file() else None
+    if results is None or results["settings"] != wanted:
         results, samples = evaluate(pipeline, own, path)
+        seconds = {str(batch): seconds_per_sample(pipeline, own, batch, flags.repeat) for batch in BATCHES}
+        results |= {"seconds_per_sample": seconds, "training": _training(model), "settings": wanted}
         write_results(results, samples, path)
-        results["seconds_per_sample"] = {
-            str(batch): seconds_per_sample(pipeline, own, batch, flags.repeat) for batch in BATCHES
-        }
-        results["training"] = _training(model)
-        kept = {"settings": wanted, "results": results}
-        save_json(kept, path)
-    return Entry(name, kept["results"], {kind: place for kind, place in pictures.items() if place.is_file()})
+    return Entry(name, results, {kind: place for kind, place in pictures.items() if place.is_file()})
 
 
 def _training(model: str) -> dict | None:

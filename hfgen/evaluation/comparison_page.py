@@ -52,14 +52,17 @@ def html_page(rows: list[list[str]], entries: list, flags: Namespace) -> str:
 
 
 def command(flags: Namespace) -> str:
-    """How to make the page again; a local dataset by its folder's name."""
-    words = ["hfgen compare", *(str(model) for model in flags.models)]
+    """How to make the page again, without the dataset; of folders given by their whole path the last part."""
+    models = (Path(model).name if Path(model).is_absolute() else model for model in flags.models)
+    words = ["hfgen compare", *models]
     if flags.samples is not None:
         words.append(f"--samples {flags.samples}")
     for name in ("split", "steps", "scheduler", "max_images", "iw_samples", "seed"):
         value = getattr(flags, name)
         if value is not None:
             words.append(f"--{name} {value}")
+    if flags.sample_pixels:
+        words.append("--sample_pixels")
     words.append("--exact" if flags.exact else f"--evaluations {flags.evaluations}")
     return " ".join(words)
 

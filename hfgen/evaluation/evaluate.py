@@ -33,10 +33,7 @@ def evaluate(pipeline, flags, out: Path | None) -> tuple[dict, torch.Tensor | No
     and `real_images`; what is wrong with the flags of samples is told before the likelihood is measured.
     """
     model = pipeline.vae if isinstance(pipeline, VAEPipeline) else pipeline.unet
-    settings = evaluation_settings(flags, model)
-    if not isinstance(pipeline, VAEPipeline):
-        settings["scheduler"] = _plain(pipeline.scheduler.config)
-    resumable = Resumable(partial_folder(out), settings)
+    resumable = Resumable(partial_folder(out), evaluation_settings(flags, pipeline))
     try:
         return _evaluate(pipeline, model, flags, resumable)
     except HfgenError:
@@ -89,13 +86,17 @@ def partial_folder(out: Path | None) -> Path | None:
     return None if out is None else out.with_name(f".{out.name}.unfinished")
 
 
-def evaluation_settings(flags, model) -> dict:
-    """What results depend on, as JSON values: the flags, the weights and the model's config."""
+def evaluation_settings(flags, pipeline) -> dict:
+    """What results depend on, as JSON values: the flags, the weights, the model's and the scheduler's config."""
+    vae = isinstance(pipeline, VAEPipeline)
+    model = pipeline.vae if vae else pipeline.unet
+    scheduler = {} if vae else {"scheduler": _plain(pipeline.scheduler.config)}
     digest = hashlib.sha256()
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     values = {k: v for k, v in vars(flags).items() if k not in NOT_SETTINGS}
-    return values | {"weights": digest.hexdigest(), "config": _plain(model.config), "device": model.device.type}
+    of_model = {"weights": digest.hexdigest(), "config": _plain(model.config), "device": model.device.type}
+    return values | of_model | scheduler
 
 
 def _plain(config) -> dict:

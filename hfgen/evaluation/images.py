@@ -51,7 +51,7 @@ def load_evaluation_images(
     """
     source = load_source(dataset_name, dataset_config_name)
     if split not in source:
-        raise HfgenError(f"--split {split!r} is not in {dataset_name!r}: it has {', '.join(source)}")
+        raise HfgenError(f"split {split!r} is not in {dataset_name!r}: it has {', '.join(source)}")
     dataset = source[split]
     if max_images is not None:
         dataset = dataset.select(range(min(max_images, len(dataset))))

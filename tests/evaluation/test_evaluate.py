@@ -488,7 +488,7 @@ def test_samples_that_are_too_few_are_told_before_the_likelihood(refused, saved)
 
 
 def test_splits_that_are_not_there(refused, samples):
-    refused("diffusion", "--split 'tset' is not in 'digits': it has train, test", "--split", "tset")
+    refused("diffusion", "split 'tset' is not in 'digits': it has train, test", "--split", "tset")
     refused("diffusion", "'tset' is not in 'digits'", *samples, "--split", "tset")
     refused("diffusion", "'trian' is not in 'digits'", *LIKELIHOOD, *samples, "--train_split", "trian")
     refused("vae", "'trian' is not in 'digits'", "--likelihood", *samples, "--train_split", "trian")
@@ -595,10 +595,12 @@ def test_settings_are_flags_and_model():
     from hfgen.evaluation.evaluate import evaluation_settings
 
     flags = Namespace(seed=0, split="test", out=Path("a.json"), device="cuda:1", batch_size=3, run=main)
-    first = evaluation_settings(flags, vae())
-    again = evaluation_settings(Namespace(**vars(flags) | {"out": Path("b"), "device": None, "batch_size": 1}), vae())
+    first = evaluation_settings(flags, VAEPipeline(vae()))
+    again = evaluation_settings(
+        Namespace(**vars(flags) | {"out": Path("b"), "device": None, "batch_size": 1}), VAEPipeline(vae())
+    )
     assert first == again
     assert json.loads(json.dumps(first | {"split": "test"})) == first
     assert len(first["weights"]) == hashlib.sha256().digest_size * 2
-    assert evaluation_settings(flags, vae("categorical")) != first
-    assert evaluation_settings(Namespace(**vars(flags) | {"seed": 1}), vae()) != first
+    assert evaluation_settings(flags, VAEPipeline(vae("categorical"))) != first
+    assert evaluation_settings(Namespace(**vars(flags) | {"seed": 1}), VAEPipeline(vae())) != first

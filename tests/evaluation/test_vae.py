@@ -47,7 +47,7 @@ def test_first_images(digits):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("digits", "tset", 1, 8), "^--split 'tset' is not in 'digits': it has train, test$"),
+        (("digits", "tset", 1, 8), "^split 'tset' is not in 'digits': it has train, test$"),
         (("digits", "test", 1, 28), r"^the images are 1x8x8 \(channels x height x width\), the model's 1x28x28: "),
         (("digits", "test", 3, 8), r"^the images are 1x8x8 .* the model's 3x8x8"),
     ],

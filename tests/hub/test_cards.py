@@ -215,6 +215,7 @@ def test_nothing_tells_of_the_machine_or_its_user(hub, ours, trained, home, tmp_
         text = pushed["README.md"].decode()
         assert card_errors(text) == []
         assert "model-index" in metadata(text)
+        assert "cache" not in text
 
 
 def test_a_card_by_hand_keeps_its_text_and_gets_the_results(trained):
@@ -232,12 +233,14 @@ def test_a_card_by_hand_keeps_its_text_and_gets_the_results(trained):
     assert data == yaml.safe_load(head)
     assert card_errors(text) == []
     assert refresh(folder) == text
+    path.write_text(text.replace("license: mit", "license: mit  # as agreed"))
+    assert "# as agreed" in refresh(folder)
     changed = json.loads(json.dumps(RESULTS))
     changed["metrics"]["fid"]["mean"] = 6.5
     (folder / "results.json").write_text(json.dumps(changed))
     again = refresh(folder)
     assert [r.metric_value for r in ModelCard(again).data.eval_results] == [1.2346, 98.7654, 6.5]
-    assert again.replace("6.5", "7.25") == text
+    assert again.replace("6.5", "7.25") == text  # a comment in the metadata lasts as long as nothing changes
 
 
 def test_a_card_by_hand_without_metadata_keeps_its_text(trained):
