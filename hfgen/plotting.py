@@ -19,5 +19,5 @@ def new_figure(width: float, height: float) -> Figure:
 def save_figure(figure: Figure, path: Path):
     """Write a PNG, in one step."""
     beside = path.with_name(f".{path.name}")
-    figure.savefig(beside, dpi=120, format="png")
+    figure.savefig(beside, dpi=120, format="png", pil_kwargs={"optimize": True})
     os.replace(beside, path)
