@@ -5,27 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DModel
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
 from hfgen.errors import HfgenError
 from hfgen.hub.errors import hub_reason
-from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
+from hfgen.pipelines import ClassConditionalDDPMPipeline, UnconditionalDiffusionPipeline, VAEPipeline
+from hfgen.schedulers import PosteriorMeanDDPMScheduler
 
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model*.safetensors"
 DOWNLOADED = ["*.json", "*.safetensors"]
+DIFFUSION_FILES = ("scheduler/scheduler_config.json", "unet/config.json", f"unet/{WEIGHTS}")
 FILES = {
-    UnconditionalDiffusionPipeline: ("scheduler/scheduler_config.json", "unet/config.json", f"unet/{WEIGHTS}"),
+    UnconditionalDiffusionPipeline: DIFFUSION_FILES,
+    ClassConditionalDDPMPipeline: DIFFUSION_FILES,
     VAEPipeline: ("vae/config.json", f"vae/{WEIGHTS}"),
 }
+WITH_CODE = (VAEPipeline, ClassConditionalDDPMPipeline)
+OWN_SCHEDULERS = {"PosteriorMeanDDPMScheduler": PosteriorMeanDDPMScheduler}
+Pipeline = UnconditionalDiffusionPipeline | ClassConditionalDDPMPipeline | VAEPipeline
 
 
 def load_pipeline(
     path_or_repo: str | Path, revision: str | None = None, device: torch.device | str = "cpu"
-) -> UnconditionalDiffusionPipeline | VAEPipeline:
-    """An unconditional diffusion pipeline or a VAE's, from a folder or a repository on the Hub; code in it is never run.
+) -> Pipeline:
+    """A diffusion pipeline, unconditional or of classes, or a VAE's, from a folder or a repository on the Hub; code in it is never run.
 
     Raises `HfgenError` when there is no such folder or repository, no network, a file missing or broken, weights that
     are not safetensors, or another kind of pipeline.
@@ -43,18 +49,27 @@ def load_pipeline(
     if not (path / INDEX).is_file():
         raise _no_pipeline(name, [INDEX])
     try:
-        kind = _kind(name, DiffusionPipeline._dict_from_json_file(path / INDEX))
+        index = DiffusionPipeline._dict_from_json_file(path / INDEX)
+        kind = _kind(name, index)
         missing = [p for p in FILES[kind] if not any(path.glob(p))]
         if missing:
             raise _no_pipeline(name, missing)
-        pipeline = kind.from_pretrained(path, use_safetensors=True)
+        scheduler = _own_scheduler(path, index) if kind is UnconditionalDiffusionPipeline else None
+        if scheduler is None:
+            pipeline = kind.from_pretrained(path, use_safetensors=True)
+        else:
+            unet = UNet2DModel.from_pretrained(path, subfolder="unet", use_safetensors=True)
+            pipeline = UnconditionalDiffusionPipeline(unet, scheduler)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise HfgenError(
             f"{name} cannot be loaded, a file is damaged or missing ({reason}): fetch it or train it again"
         ) from error
     if kind is UnconditionalDiffusionPipeline and _conditional(pipeline.unet.config):
-        raise HfgenError(f"{name} is conditioned on class labels: hfgen samples unconditional models")
+        raise HfgenError(
+            f"{name} is conditioned on class labels, but does not say how many or which: hfgen samples class-conditional models "
+            "that it has saved itself"
+        )
     return pipeline.to(device)
 
 
@@ -87,10 +102,21 @@ def _download(repo: str, revision: str | None) -> Path:
         raise HfgenError(hub_reason(error, repo, revision)) from error
 
 
+def _own_scheduler(path: Path, index: dict):
+    """The scheduler by hfgen's own class, of a repository that brings the code for it; None where diffusers has it."""
+    named = index.get("scheduler")
+    if not isinstance(named, list) or named[1] not in OWN_SCHEDULERS:
+        return None
+    return OWN_SCHEDULERS[named[1]].from_pretrained(path, subfolder="scheduler")
+
+
 def _kind(name: str, index: dict) -> type:
-    if index.get("_class_name") in (VAEPipeline.__name__, ["pipeline_hfgen_vae", VAEPipeline.__name__]):
-        return VAEPipeline
-    if isinstance(index.get("_class_name"), list):
+    given = index.get("_class_name")
+    module, cls = given if isinstance(given, list) and len(given) == 2 else (None, given)
+    own = next((kind for kind in WITH_CODE if kind.__name__ == cls), None)
+    if own is not None and module in (None, own.__module__.rpartition(".")[2]):
+        return own
+    if module is not None:
         raise HfgenError(
             f"{name} brings code of its own, which hfgen does not run: read it, then load it with "
             "DiffusionPipeline.from_pretrained(..., trust_remote_code=True)"
@@ -98,7 +124,7 @@ def _kind(name: str, index: dict) -> type:
     parts = {k: v[1] for k, v in index.items() if isinstance(v, list) and v[1] is not None}
     if set(parts) != {"unet", "scheduler"} or parts["unet"] != "UNet2DModel":
         raise HfgenError(
-            f"{name} is a {index.get('_class_name')} of {', '.join(sorted(parts)) or 'no components'}: "
-            "hfgen samples unconditional pipelines, a UNet2DModel and a scheduler, and VAEs"
+            f"{name} is a {given} of {', '.join(sorted(parts)) or 'no components'}: "
+            "hfgen samples pipelines of a UNet2DModel and a scheduler, and VAEs"
         )
     return UnconditionalDiffusionPipeline

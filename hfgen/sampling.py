@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from tqdm.auto import tqdm
 from hfgen.data.order import Stream, seeded
 from hfgen.errors import HfgenError
 from hfgen.images import image_grid, to_uint8
-from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
+from hfgen.pipelines import ClassConditionalDDPMPipeline, UnconditionalDiffusionPipeline, VAEPipeline
+from hfgen.pipelines.pipeline_hfgen_class_conditional import check_inputs, set_timesteps
 
 TRAJECTORY_IMAGES = 16
 TRAJECTORY_FRAMES = 50
@@ -46,7 +48,7 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def generate(
-    pipeline: UnconditionalDiffusionPipeline,
+    pipeline: UnconditionalDiffusionPipeline | ClassConditionalDDPMPipeline,
     num_images: int,
     num_inference_steps: int | None = None,
     seed: int = 0,
@@ -54,6 +56,8 @@ def generate(
     eta: float = 0.0,
     trajectory: bool = False,
     first: int = 0,
+    class_labels: list[int | str] | None = None,
+    guidance_scale: float = 1.0,
 ) -> Samples:
     """Sample images first..first+num_images-1, the noise of image i drawn from a generator of its own, seeded by (seed, i).
 
@@ -61,15 +65,22 @@ def generate(
     matrix products sum in another order for another batch: at times a pixel differs by one of its 256 levels.
     The generators lie on the pipeline's device; another kind of device draws other images.
 
-    Raises `HfgenError` for arguments out of range (see `UnconditionalDiffusionPipeline`) and for a full GPU.
+    A class-conditional pipeline gives image i the class i, modulo their number, of `class_labels` (by default all in turn),
+    with `guidance_scale`.
+
+    Raises `HfgenError` for arguments out of range (see the pipelines), classes for a model that was told none, and a full GPU.
     """
     _check_numbers(num_images, batch_size, seed)
-    quiet = UnconditionalDiffusionPipeline(pipeline.unet, pipeline.scheduler)
+    quiet = copy.copy(pipeline)
     quiet.set_progress_bar_config(disable=True)
+    conditional = isinstance(pipeline, ClassConditionalDDPMPipeline)
+    if not conditional and (class_labels is not None or guidance_scale != 1):
+        raise HfgenError("class labels and guidance are for class-conditional models, and this is none: leave them out")
     steps = num_inference_steps or min(1000, pipeline.scheduler.config.num_train_timesteps)
     try:
-        quiet.check_inputs(1, None, steps, eta, "pt")
-        calls = len(quiet.set_timesteps(steps))
+        labels = quiet.label_numbers(class_labels or range(len(quiet.class_names))) if conditional else []
+        check_inputs(quiet, 1, None, steps, eta, "pt")
+        calls = len(set_timesteps(quiet, steps))
     except ValueError as error:
         raise HfgenError(str(error)) from error
     recorder = _Recorder(calls, min(num_images, TRAJECTORY_IMAGES)) if trajectory else None
@@ -83,7 +94,11 @@ def generate(
 
         for start_at in range(first, first + num_images, batch_size):
             generators = _generators(quiet.device, seed, start_at, min(first + num_images, start_at + batch_size))
-            x_0 = _sample(quiet, generators, steps, eta, on_step) * 2 - 1
+            wanted = len(generators)
+            if conditional:
+                wanted = [labels[i % len(labels)] for i in range(start_at, start_at + len(generators))]
+            arguments = {"guidance_scale": guidance_scale} if conditional else {}
+            x_0 = _sample(quiet, wanted, generators, steps, eta, on_step, arguments) * 2 - 1
             batches.append(to_uint8(x_0).cpu())
     images = torch.cat(batches)
     frames = recorder.frames(images) if recorder is not None else None
@@ -123,9 +138,17 @@ def _generators(device: torch.device, seed: int, first: int, end: int) -> list[t
     return [seeded(draw_on, seed, Stream.SAMPLES, i) for i in range(first, end)]
 
 
-def _sample(pipeline, generators, steps, eta, on_step):
+def _sample(pipeline, wanted, generators, steps, eta, on_step, arguments):
     try:
-        return pipeline(len(generators), generators, steps, eta, "pt", callback_on_step_end=on_step).images
+        return pipeline(
+            wanted,
+            generator=generators,
+            num_inference_steps=steps,
+            eta=eta,
+            output_type="pt",
+            callback_on_step_end=on_step,
+            **arguments,
+        ).images
     except torch.cuda.OutOfMemoryError as error:
         raise HfgenError(
             f"{len(generators)} images at once do not fit on {pipeline.device}: lower batch_size"

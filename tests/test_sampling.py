@@ -123,7 +123,7 @@ def test_other_kinds_of_pipeline(saved):
     path = saved / "model_index.json"
     index = json.loads(path.read_text())
     path.write_text(json.dumps({**index, "_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}))
-    fails_to_load(saved, "is a LDMPipeline of scheduler, unet, vqvae: hfgen samples unconditional")
+    fails_to_load(saved, "is a LDMPipeline of scheduler, unet, vqvae: hfgen samples pipelines of a UNet2DModel")
     path.write_text(json.dumps({**index, "_class_name": ["my_pipeline", "MyPipeline"]}))
     fails_to_load(saved, "code of its own, which hfgen does not run")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hfgen.commands.values import whole_number
+from hfgen.commands.values import non_negative, whole_number
 from hfgen.errors import HfgenError
 from hfgen.schedulers.names import SAMPLER_NAMES
 
@@ -40,6 +40,7 @@ def add_evaluation_flags(parser):
     add("--samples", type=whole_number(2), help="images to draw for Frechet distance, precision and recall")
     add("--steps", type=whole_number(1), help="denoising steps of the samples (default: as in hfgen sample)")
     add("--scheduler", choices=SAMPLER_NAMES, help="sampler of a diffusion model (default: ddpm)")
+    add("--guidance_scale", type=non_negative, help="of a class-conditional model, 1: no guidance (default: 1)")
     add("--sample_pixels", action="store_true", help="of a VAE: draw from p(x|z) instead of taking its mean")
     add(
         "--features", help="image classifier of transformers for --samples (default: one of digits, shipped with hfgen)"
@@ -75,7 +76,9 @@ def run(args):
 
 def check_flags(args):
     """Raise `HfgenError` for flags of samples without samples."""
-    given = [f"--{name}" for name in ("steps", "scheduler", "features") if getattr(args, name) is not None]
+    given = [
+        f"--{name}" for name in ("steps", "scheduler", "guidance_scale", "features") if getattr(args, name) is not None
+    ]
     if args.samples is None and (given or args.sample_pixels):
         names = given or ["--sample_pixels"]
         raise HfgenError(f"{', '.join(names)}: only with --samples, such as --samples 10000")

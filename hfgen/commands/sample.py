@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hfgen.commands.values import fraction, whole_number
+from hfgen.commands.values import fraction, non_negative, whole_number
 from hfgen.errors import HfgenError
 from hfgen.schedulers.names import SAMPLER_NAMES
 
@@ -26,6 +26,16 @@ def add_parser(commands):
         help="denoising steps (default: all for ddpm, 20 for dpmsolver++ and unipc, otherwise 50)",
     )
     add("--eta", type=fraction, help="noise of ddim, from 0 to 1 as in ddpm (default: 0)")
+    add(
+        "--class_labels",
+        nargs="+",
+        help="classes of a class-conditional model, by number or name, in turn (default: all)",
+    )
+    add(
+        "--guidance_scale",
+        type=non_negative,
+        help="w in out_u + w (out_c - out_u) of a class-conditional model; 1: no guidance (default), above: more typical",
+    )
     add("--sample_pixels", action="store_true", help="of a VAE: draw from p(x|z) instead of showing its mean")
     add("--seed", type=whole_number(0), default=0, help="image i depends on the seed and i (default: %(default)s)")
     add("--out", type=Path, default="grid.png", help="PNG of the grid, or a new folder of PNGs (default: %(default)s)")
@@ -75,16 +85,34 @@ def _from_diffusion(pipeline, args):
     pipeline.scheduler = make_sampler(name, pipeline.scheduler)
     steps = args.steps or default_steps(name, pipeline.scheduler.config.num_train_timesteps)
     with_trajectory = args.trajectory is not None
+    guidance = 1.0 if args.guidance_scale is None else args.guidance_scale
     samples = generate(
-        pipeline, args.num_images, steps, args.seed, args.batch_size, args.eta or 0.0, trajectory=with_trajectory
+        pipeline,
+        args.num_images,
+        steps,
+        args.seed,
+        args.batch_size,
+        args.eta or 0.0,
+        trajectory=with_trajectory,
+        class_labels=label_values(args.class_labels),
+        guidance_scale=guidance,
     )
-    return samples, f"{name}, {steps} steps"
+    return samples, f"{name}, {steps} steps" + (f", guidance {guidance:g}" if guidance != 1 else "")
+
+
+def label_values(words: list[str] | None) -> list[int | str] | None:
+    """Numbers of classes as integers; names stay."""
+    return None if words is None else [int(word) if word.isdecimal() else word for word in words]
 
 
 def _from_vae(pipeline, args):
     from hfgen.sampling import generate_vae
 
-    given = [f"--{name}" for name in ("scheduler", "steps", "eta", "trajectory") if getattr(args, name) is not None]
+    given = [
+        f"--{name}"
+        for name in ("scheduler", "steps", "eta", "trajectory", "class_labels", "guidance_scale")
+        if getattr(args, name) is not None
+    ]
     if given:
         raise HfgenError(f"{', '.join(given)}: this is a VAE, which draws an image in one step: leave it out")
     samples = generate_vae(pipeline, args.num_images, args.seed, args.batch_size, args.sample_pixels)

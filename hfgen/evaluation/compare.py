@@ -14,7 +14,7 @@ from hfgen.evaluation.report import save_text
 from hfgen.evaluation.timing import seconds_per_sample
 from hfgen.hub.card import TRAINING_FILE
 from hfgen.loading import load_pipeline
-from hfgen.pipelines import VAEPipeline
+from hfgen.pipelines import ClassConditionalDDPMPipeline, VAEPipeline
 from hfgen.resume import Resumable
 from hfgen.sampling import pick_device
 
@@ -58,6 +58,8 @@ def _entry(flags: Namespace, model: str, name: str, work: Path) -> Entry:
         own.steps = own.scheduler = None
     else:
         own.sample_pixels = False
+    if not isinstance(pipeline, ClassConditionalDDPMPipeline):
+        own.guidance_scale = None
     path = work / f"{name}.json"
     pictures = {kind: path.with_name(f"{name}_{kind}.png") for kind in ("samples", "terms")}
     wanted = evaluation_settings(own, pipeline)

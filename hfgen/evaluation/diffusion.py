@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 
+import torch
+
 from hfgen.evaluation.header import header
 from hfgen.evaluation.images import load_evaluation_images
 from hfgen.likelihood import DiffusionProcess, Estimate, exact_vlb, sampled_vlb
+from hfgen.pipelines import ClassConditionalDDPMPipeline
 from hfgen.resume import Resumable
 
 NAMES = {
@@ -31,7 +34,7 @@ def evaluate_diffusion(
 ) -> dict:
     """The bound and its terms as JSON values: "metrics" in nats and in bits/dim, "terms" with L_0, ..., L_{T-1} in bits/dim.
 
-    `evaluations` is the budget of network calls of the sampled estimate; None: every t for every image. Other arguments
+    Of a class-conditional model the class is withheld. `evaluations` is the budget of network calls of the sampled estimate; None: every t for every image. Other arguments
     and errors as `load_evaluation_images`, `DiffusionProcess.from_scheduler`, `exact_vlb` and `sampled_vlb`.
     """
     process = DiffusionProcess.from_scheduler(pipeline.scheduler)
@@ -47,10 +50,13 @@ def evaluate_diffusion(
     )
     start = time.perf_counter()
     arguments = {"seed": seed, "batch_size": batch_size, "resumable": resumable}
+    model = pipeline.unet
+    if isinstance(pipeline, ClassConditionalDDPMPipeline):
+        model = _Unlabelled(pipeline)
     if evaluations is None:
-        bound = exact_vlb(pipeline.unet, process, data.images, **arguments)
+        bound = exact_vlb(model, process, data.images, **arguments)
     else:
-        bound = sampled_vlb(pipeline.unet, process, data.images, evaluations, **arguments)
+        bound = sampled_vlb(model, process, data.images, evaluations, **arguments)
     return header("diffusion", pipeline.unet, dataset_name, data, split, seed) | {
         "likelihood": "discretised Gaussian at t = 1",
         "quantity": QUANTITY,
@@ -63,6 +69,20 @@ def evaluate_diffusion(
         "terms": _terms(bound),
         "seconds": time.perf_counter() - start,
     }
+
+
+class _Unlabelled:
+    """A class-conditional network with the class withheld: its bound is one on p(x), as that of other models."""
+
+    def __init__(self, pipeline: ClassConditionalDDPMPipeline):
+        self.unet, self.nothing = pipeline.unet.eval(), len(pipeline.class_names)
+        self.device, self.dtype = pipeline.unet.device, pipeline.unet.dtype
+
+    def eval(self):
+        return self
+
+    def __call__(self, x_t, timesteps):
+        return self.unet(x_t, timesteps, class_labels=torch.full_like(timesteps, self.nothing))
 
 
 def _metrics(bound) -> dict:

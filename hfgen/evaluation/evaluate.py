@@ -52,6 +52,7 @@ def _evaluate(pipeline, model, flags, resumable: Resumable):
             flags.seed,
             flags.batch_size or SAMPLE_BATCH,
             flags.sample_pixels,
+            flags.guidance_scale,
             resumable,
         )
         network = load_feature_network(flags.features, pipeline.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from hfgen.errors import HfgenError
 from hfgen.evaluation.features import FeatureNetwork, Features
 from hfgen.evaluation.images import load_evaluation_images
 from hfgen.evaluation.quality import class_frequencies, frechet_distance, precision_recall
-from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
+from hfgen.pipelines import VAEPipeline
+from hfgen.pipelines.pipeline_hfgen_class_conditional import check_inputs, set_timesteps
 from hfgen.resume import Resumable
 from hfgen.sampling import generate, generate_vae
 from hfgen.schedulers.samplers import default_steps, make_sampler
@@ -37,6 +39,7 @@ class Draws:
         seed: int = 0,
         batch_size: int = 64,
         sample_pixels: bool = False,
+        guidance_scale: float | None = None,
         resumable: Resumable | None = None,
     ):
         self.count, self.seed, self.batch_size = count, seed, batch_size
@@ -45,18 +48,25 @@ class Draws:
         self.vae = isinstance(pipeline, VAEPipeline)
         if self.vae and (steps is not None or scheduler is not None):
             raise HfgenError("--steps and --scheduler are for diffusion models, and this is a VAE: leave them out")
-        if not self.vae:
+        self.class_names = getattr(pipeline, "class_names", None)
+        if guidance_scale is not None and self.class_names is None:
+            raise HfgenError("--guidance_scale is for class-conditional models, and this is none: leave it out")
+        self.guidance_scale = 1.0 if guidance_scale is None else guidance_scale
+        if self.vae:
+            self.how = "draws from p(x|z)" if sample_pixels else "means of p(x|z)"
+        else:
             name = scheduler or "ddpm"
-            pipeline = UnconditionalDiffusionPipeline(pipeline.unet, make_sampler(name, pipeline.scheduler))
+            pipeline = copy.copy(pipeline)
+            pipeline.scheduler = make_sampler(name, pipeline.scheduler)
             self.steps = steps or default_steps(name, pipeline.scheduler.config.num_train_timesteps)
             self.how = f"{name}, {self.steps} steps"
             try:
-                pipeline.check_inputs(1, None, self.steps, 0.0, "pt")
-                pipeline.set_timesteps(self.steps)
+                check_inputs(pipeline, 1, None, self.steps, 0.0, "pt")
+                set_timesteps(pipeline, self.steps)
             except ValueError as error:
                 raise HfgenError(str(error)) from error
-        else:
-            self.how = "draws from p(x|z)" if sample_pixels else "means of p(x|z)"
+        if self.class_names is not None:
+            self.how = f"{self.how}, classes in turn, guidance {self.guidance_scale:g}"
         self.pipeline = pipeline
 
     def images(self) -> tuple[torch.Tensor, float]:
@@ -76,7 +86,19 @@ class Draws:
     def _draw(self, first, count):
         if self.vae:
             return generate_vae(self.pipeline, count, self.seed, self.batch_size, self.sample_pixels, first)
-        return generate(self.pipeline, count, self.steps, self.seed, self.batch_size, first=first)
+        return generate(
+            self.pipeline,
+            count,
+            self.steps,
+            self.seed,
+            self.batch_size,
+            first=first,
+            guidance_scale=self.guidance_scale,
+        )
+
+    def labels(self) -> torch.Tensor | None:
+        """The class that each image was asked for, int64 (count,); None where there are no classes."""
+        return None if self.class_names is None else torch.arange(self.count) % len(self.class_names)
 
 
 @dataclass(frozen=True)
@@ -105,7 +127,7 @@ def real_images(
     """
     _check_enough(f"--samples {draws.count}", draws.count, network)
     (reference, fingerprint), (floor, _) = (
-        _real(draws, network, dataset_name, name, dataset_config_name, key)
+        real_features(draws, network, dataset_name, name, dataset_config_name, key)
         for key, name in enumerate((split, train_split))
     )
     for name, features in ((split, reference), (train_split, floor)):
@@ -134,7 +156,8 @@ def evaluate_samples(draws: Draws, network: FeatureNetwork, real: RealImages) ->
             "samples": class_frequencies(generated).tolist(),
             "reference": class_frequencies(real.reference).tolist(),
         },
-        "metrics": quality_metrics(generated, real.reference, real.floor, network.name),
+        "metrics": quality_metrics(generated, real.reference, real.floor, network.name)
+        | _accuracy(generated, draws, network),
         "seconds_measuring": time.perf_counter() - start,
     }
     return results, images[:SHOWN]
@@ -146,6 +169,28 @@ def _check_enough(what: str, count: int, network: FeatureNetwork):
             f"{what}: too few for {network.num_features} features, whose covariance would be singular; "
             f"use more than {network.num_features}, better ten times as many"
         )
+
+
+def _accuracy(generated: Features, draws: Draws, network: FeatureNetwork) -> dict:
+    """Of class-conditional samples: the share that the classifier takes for the class asked for, in all and by class.
+
+    Empty where the model has no classes, or others than the classifier.
+    """
+    labels = draws.labels()
+    if labels is None or len(draws.class_names) != len(network.class_names):
+        return {}
+    right = (generated.probabilities.argmax(1) == labels).double()
+    shares = {"": right, **{name: right[labels == i] for i, name in enumerate(draws.class_names)}}
+    return {
+        f"class_accuracy{'_' * bool(name)}{name.replace(' ', '_')}": {
+            "name": f"share that the classifier takes for the class asked for{f', class {name}' if name else ''}",
+            "mean": values.mean().item(),
+            "standard_error": None,
+            "unit": "",
+        }
+        for name, values in shares.items()
+        if len(values)
+    }
 
 
 def quality_metrics(generated: Features, reference: Features, floor: Features, name: str) -> dict:
@@ -169,8 +214,8 @@ def quality_metrics(generated: Features, reference: Features, floor: Features, n
     return metrics
 
 
-def _real(draws: Draws, network: FeatureNetwork, dataset_name, split, dataset_config_name, key):
-    """Features of images of a split, and its fingerprint."""
+def real_features(draws: Draws, network: FeatureNetwork, dataset_name, split, dataset_config_name, key):
+    """Features of as many images of a split as there are samples, and the fingerprint of its data."""
     channels, resolution = _shape(draws.pipeline)
 
     def choose(count: int) -> torch.Tensor:

@@ -10,6 +10,8 @@ from hfgen.evaluation.samples import Draws
 
 def seconds_per_sample(pipeline, flags: Namespace, batch: int, repeat: int) -> float:
     """The median over `repeat` draws of `batch` images at once, after one that does not count, in seconds per image."""
-    draws = Draws(pipeline, batch, flags.steps, flags.scheduler, flags.seed, batch, flags.sample_pixels)
+    draws = Draws(
+        pipeline, batch, flags.steps, flags.scheduler, flags.seed, batch, flags.sample_pixels, flags.guidance_scale
+    )
     times = [draws.images()[1] for _ in range(repeat + 1)]
     return median(times[1:]) / batch

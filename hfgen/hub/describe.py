@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hfgen.data.digits import DIGITS
-from hfgen.pipelines import VAEPipeline
+from hfgen.pipelines import ClassConditionalDDPMPipeline, VAEPipeline
+from hfgen.pipelines.pipeline_hfgen_class_conditional import is_stock, scheduler_to_save
 
 LIKELIHOODS = {
     "bernoulli": "Bernoulli likelihood of dynamically binarised pixels",
@@ -18,8 +19,13 @@ LIKELIHOODS = {
 def describe(pipeline, training: dict | None, results: dict | None) -> dict:
     """The template's values."""
     vae = isinstance(pipeline, VAEPipeline)
+    stock = not vae and is_stock(type(scheduler_to_save(pipeline.scheduler)))
     facts = {
         "vae": vae,
+        "classes": getattr(pipeline, "class_names", None),
+        "needs_code": vae or not stock or isinstance(pipeline, ClassConditionalDDPMPipeline),
+        "few_steps": not vae and stock and pipeline.scheduler.config.num_train_timesteps >= 100,
+        "solver": ", lambda_min_clipped=-5.1" if not vae and _is_cosine(pipeline) else "",
         "T": None if vae else pipeline.scheduler.config.num_train_timesteps,
         "summary": _vae(pipeline.vae) if vae else _diffusion(pipeline),
         "limits": _limits(pipeline, training, results),
@@ -33,6 +39,10 @@ def describe(pipeline, training: dict | None, results: dict | None) -> dict:
         errors = any("±" in metric["value"] for metric in metrics)
         facts |= {"results_text": _results(results), "metrics": metrics, "errors": errors}
     return facts
+
+
+def _is_cosine(pipeline) -> bool:
+    return pipeline.scheduler.config.get("beta_schedule") == "squaredcos_cap_v2"
 
 
 def _parameters(model) -> str:
@@ -54,13 +64,18 @@ def _vae(vae) -> str:
 
 def _diffusion(pipeline) -> str:
     unet, scheduler = pipeline.unet.config, pipeline.scheduler.config
-    schedule = scheduler.get("beta_schedule", "unknown")
+    schedule = {"squaredcos_cap_v2": "cosine schedule", "sigmoid": "sigmoid schedule"}.get(
+        scheduler.get("beta_schedule"), scheduler.get("beta_schedule", "unknown schedule")
+    )
     if schedule == "linear":
         schedule = f"linear betas from {scheduler.beta_start:g} to {scheduler.beta_end:g}"
+    variance = ", learned variance" if scheduler.get("variance_type") == "learned_range" else ""
+    names = getattr(pipeline, "class_names", None)
+    classes = "" if names is None else f", told the class: {', '.join(names)}"
     return (
         f"A denoising diffusion model (Ho et al. 2020) of {_images(unet.in_channels, unet.sample_size)}: "
         f"{_parameters(pipeline.unet)}, T = {scheduler.num_train_timesteps}, {schedule}, "
-        f"{scheduler.prediction_type} prediction."
+        f"{scheduler.prediction_type} prediction{variance}{classes}."
     )
 
 

@@ -53,7 +53,7 @@ def _code(folder: Path) -> list[Path]:
     """The files that the index's classes must come from; diffusers brings its own."""
     index = json.loads((folder / INDEX).read_text())
     pipeline = index.get("_class_name")
-    parts = {name: value for name, value in index.items() if isinstance(value, list) and name != "_class_name"}
+    parts = {name: value for name, value in index.items() if isinstance(value, list) and (folder / name).is_dir()}
     ours = [
         Path(name) / f"{module}.py"
         for name, (module, _) in parts.items()

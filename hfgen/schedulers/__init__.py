@@ -8,10 +8,15 @@ from hfgen.schedulers.names import SAMPLER_NAMES
 if TYPE_CHECKING:
     from hfgen.schedulers.samplers import make_sampler
     from hfgen.schedulers.scheduling_hfgen_linear_ddpm import LinearDDPMScheduler
+    from hfgen.schedulers.scheduling_hfgen_posterior_mean import PosteriorMeanDDPMScheduler
 
-__all__ = ["SAMPLER_NAMES", "LinearDDPMScheduler", "make_sampler"]
+__all__ = ["SAMPLER_NAMES", "LinearDDPMScheduler", "PosteriorMeanDDPMScheduler", "make_sampler"]
 
-_MODULES = {"LinearDDPMScheduler": "scheduling_hfgen_linear_ddpm", "make_sampler": "samplers"}
+_MODULES = {
+    "LinearDDPMScheduler": "scheduling_hfgen_linear_ddpm",
+    "PosteriorMeanDDPMScheduler": "scheduling_hfgen_posterior_mean",
+    "make_sampler": "samplers",
+}
 
 
 def __getattr__(name):

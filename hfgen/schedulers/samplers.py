@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -25,6 +27,8 @@ SAMPLERS = {
     "euler": (EulerDiscreteScheduler, "trailing"),
     "heun": (HeunDiscreteScheduler, "trailing"),
 }
+# half the log of the least SNR that a solver starts from, as diffusers has it for the cosine, whose SNR at T is nearly 0
+COSINE_LAMBDA_MIN = -5.1
 FEW_STEPS = {"dpmsolver++": 20, "unipc": 20}
 
 
@@ -46,11 +50,22 @@ def make_sampler(name: str, scheduler: SchedulerMixin) -> SchedulerMixin:
     cls, spacing = SAMPLERS[name]
     cls = type(scheduler) if isinstance(scheduler, cls) else cls
     # without the underscored keys: from_config would drop the values that _use_default_values lists
-    config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
+    config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")} | {"timestep_spacing": spacing}
+    if config.get("prediction_type") == "mu" and name != "ddpm":
+        raise HfgenError(f"this model predicts mu, which {cls.__name__} does not know: use --scheduler ddpm")
+    cosine = config["beta_schedule"] == "squaredcos_cap_v2"
+    if name == "unipc" and cosine and config.get("prediction_type") == "epsilon":
+        raise HfgenError(
+            "unipc diverges for epsilon on a cosine schedule, whose SNR at T is nearly 0: use dpmsolver++, ddim or ddpm"
+        )
+    if not isinstance(scheduler, cls) and config.get("variance_type") in ("learned", "learned_range"):
+        config.pop("variance_type")  # it concerns ancestral steps alone
+    if cosine and "lambda_min_clipped" in inspect.signature(cls).parameters:
+        config["lambda_min_clipped"] = COSINE_LAMBDA_MIN
     try:
-        sampler = cls.from_config({**config, "timestep_spacing": spacing})
-    except NotImplementedError as error:
-        raise HfgenError(f"{cls.__name__} has no {config['beta_schedule']!r} betas: use --scheduler ddpm") from error
+        sampler = cls.from_config(config)
+    except NotImplementedError:  # of this kind of betas it has no formula
+        sampler = cls.from_config({**config, "beta_schedule": "linear", "trained_betas": scheduler.betas.tolist()})
     if not torch.allclose(sampler.betas.double(), scheduler.betas.double(), rtol=1e-5, atol=0):
         raise HfgenError(f"{cls.__name__} cannot keep the betas of {type(scheduler).__name__}: use --scheduler ddpm")
     return sampler

@@ -24,8 +24,9 @@ class LinearDDPMScheduler(DDPMScheduler):
     Args:
         num_train_timesteps: T.
         beta_start, beta_end: beta_1 and beta_T; by default those of Ho et al. times 1000/T.
-        variance_type: `"fixed_small"` (beta_tilde, optimal for a single x_0) or `"fixed_large"` (beta, optimal for
-            x_0 ~ N(0, I)), Ho et al. section 3.2.
+        variance_type: `"fixed_small"` (beta_tilde, optimal for a single x_0), `"fixed_large"` (beta, optimal for
+            x_0 ~ N(0, I)), Ho et al. section 3.2, or `"learned_range"`, between them by the network (Nichol & Dhariwal
+            2021, equation 15).
         clip_sample: clip the predicted x_0 to [-clip_sample_range, clip_sample_range]: for sampling, never for bounds.
         prediction_type, thresholding, dynamic_thresholding_ratio, clip_sample_range, sample_max_value,
             timestep_spacing, steps_offset: as in `DDPMScheduler`.
@@ -61,8 +62,10 @@ class LinearDDPMScheduler(DDPMScheduler):
             raise ValueError(f"num_train_timesteps={num_train_timesteps}: a diffusion has at least 1 step")
         if beta_schedule != "linear":
             raise ValueError(f"beta_schedule={beta_schedule!r}: this schedule is linear; use diffusers' DDPMScheduler")
-        if variance_type not in ("fixed_small", "fixed_large"):
-            raise ValueError(f"variance_type={variance_type!r}: choose fixed_small (beta_tilde) or fixed_large (beta)")
+        if variance_type not in ("fixed_small", "fixed_large", "learned_range"):
+            raise ValueError(
+                f"variance_type={variance_type!r}: choose fixed_small (beta_tilde), fixed_large (beta) or learned_range"
+            )
         scale = HO_STEPS / num_train_timesteps
         beta_start = HO_BETA_START * scale if beta_start is None else beta_start
         beta_end = HO_BETA_END * scale if beta_end is None else beta_end
@@ -133,5 +136,6 @@ class LinearDDPMScheduler(DDPMScheduler):
     def _get_variance(self, t, predicted_variance=None, variance_type=None):
         """As inherited, but 0 at the last step whatever the timestep spacing: z = 0 there (Ho et al., algorithm 2)."""
         if self.previous_timestep(t) < 0:
-            return torch.zeros_like(self.one)
+            logarithm = (variance_type or self.config.variance_type) == "learned_range"
+            return torch.full_like(self.one, -torch.inf if logarithm else 0.0)
         return super()._get_variance(t, predicted_variance, variance_type)

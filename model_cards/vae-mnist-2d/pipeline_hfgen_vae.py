@@ -162,43 +162,8 @@ class VAEPipeline(DiffusionPipeline):
 
         Raises `ValueError` for another type, size, number of channels, or range, and for no image at all.
         """
-        images = images if isinstance(images, (list, tuple)) else [images]
-        if not images:
-            raise ValueError("no images: pass at least one")
-        x = torch.cat([self._as_tensor(image) for image in images])
-        if x.shape[0] == 0:
-            raise ValueError("no images: pass at least one")
-        return x * 2 - 1
-
-    def _as_tensor(self, image) -> torch.Tensor:
-        """(B, C, H, W) in [0, 1] of one element of the input."""
-        if isinstance(image, PIL.Image.Image):
-            return self._as_tensor(np.asarray(self._checked_mode(image)))
-        if isinstance(image, np.ndarray):
-            if image.dtype.kind not in "biuf":
-                raise ValueError(f"pixels of type {image.dtype}: pass uint8 in 0..255 or floating point in [0, 1]")
-            image = torch.from_numpy(np.array(image))
-            image = image[..., None] if image.ndim == 2 else image
-            image = image.movedim(-1, -3) if image.ndim in (3, 4) else image
-        elif not isinstance(image, torch.Tensor):
-            raise ValueError(f"an image of type {type(image).__name__}: pass PIL images, numpy arrays or tensors")
-        image = image[None] if image.ndim == 3 else image
-        size, channels = self.vae.config.sample_size, self.vae.config.in_channels
-        if image.ndim != 4 or tuple(image.shape[1:]) != (channels, size, size):
-            found = "x".join(map(str, image.shape[1:] if image.ndim == 4 else image.shape))
-            raise ValueError(
-                f"images of {found} (channels x height x width): this model takes {channels}x{size}x{size}; "
-                "convert, resize or crop them"
-            )
-        return _unit_range(image).to(self.vae.dtype)
-
-    def _checked_mode(self, image):
-        mode = {1: "L", 3: "RGB"}.get(self.vae.config.in_channels)
-        if image.mode == "1":
-            image = image.convert("L")
-        if mode is not None and image.mode != mode:
-            raise ValueError(f"a PIL image of mode {image.mode}: this model takes {mode}; use image.convert({mode!r})")
-        return image
+        config = self.vae.config
+        return images_to_tensor(images, config.in_channels, config.sample_size).to(self.vae.dtype)
 
     def _binarized(self, x, generator):
         if self.vae.likelihood.binarization is None:
@@ -290,6 +255,48 @@ class VAEPipeline(DiffusionPipeline):
             raise ValueError(f"{path} holds a {name}: this pipeline has a vae of {', '.join(cls.model_classes)}")
         vae = cls.model_classes[name].from_pretrained(path, subfolder="vae", **{"use_safetensors": True, **kwargs})
         return cls(vae)
+
+
+def images_to_tensor(images, channels: int, size: int) -> torch.Tensor:
+    """Images of (channels, size, size), in the forms and with the errors of `VAEPipeline.preprocess`, as floats in [-1, 1]."""
+    images = images if isinstance(images, (list, tuple)) else [images]
+    if not images:
+        raise ValueError("no images: pass at least one")
+    x = torch.cat([_as_tensor(image, channels, size) for image in images])
+    if x.shape[0] == 0:
+        raise ValueError("no images: pass at least one")
+    return x * 2 - 1
+
+
+def _as_tensor(image, channels: int, size: int) -> torch.Tensor:
+    """(B, C, H, W) in [0, 1] of one element of the input."""
+    if isinstance(image, PIL.Image.Image):
+        return _as_tensor(np.asarray(_checked_mode(image, channels)), channels, size)
+    if isinstance(image, np.ndarray):
+        if image.dtype.kind not in "biuf":
+            raise ValueError(f"pixels of type {image.dtype}: pass uint8 in 0..255 or floating point in [0, 1]")
+        image = torch.from_numpy(np.array(image))
+        image = image[..., None] if image.ndim == 2 else image
+        image = image.movedim(-1, -3) if image.ndim in (3, 4) else image
+    elif not isinstance(image, torch.Tensor):
+        raise ValueError(f"an image of type {type(image).__name__}: pass PIL images, numpy arrays or tensors")
+    image = image[None] if image.ndim == 3 else image
+    if image.ndim != 4 or tuple(image.shape[1:]) != (channels, size, size):
+        found = "x".join(map(str, image.shape[1:] if image.ndim == 4 else image.shape))
+        raise ValueError(
+            f"images of {found} (channels x height x width): this model takes {channels}x{size}x{size}; "
+            "convert, resize or crop them"
+        )
+    return _unit_range(image).float()
+
+
+def _checked_mode(image, channels: int):
+    mode = {1: "L", 3: "RGB"}.get(channels)
+    if image.mode == "1":
+        image = image.convert("L")
+    if mode is not None and image.mode != mode:
+        raise ValueError(f"a PIL image of mode {image.mode}: this model takes {mode}; use image.convert({mode!r})")
+    return image
 
 
 def _check_count(name, value):

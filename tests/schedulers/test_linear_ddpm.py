@@ -92,7 +92,10 @@ def test_too_few_steps_for_linear_betas(num_steps):
     [
         ({"num_train_timesteps": 0}, "num_train_timesteps=0"),
         ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule='squaredcos_cap_v2': this schedule is linear"),
-        ({"variance_type": "fixed_large_log"}, "variance_type='fixed_large_log': choose fixed_small .* or fixed_large"),
+        (
+            {"variance_type": "fixed_large_log"},
+            "variance_type='fixed_large_log': choose fixed_small .* or learned_range",
+        ),
     ],
 )
 def test_unusable_arguments(arguments, message):

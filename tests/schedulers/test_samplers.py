@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler, EDMEulerScheduler
 
 from hfgen.errors import HfgenError
-from hfgen.schedulers import SAMPLER_NAMES, LinearDDPMScheduler, make_sampler
+from hfgen.schedulers import SAMPLER_NAMES, LinearDDPMScheduler, PosteriorMeanDDPMScheduler, make_sampler
 from hfgen.schedulers.samplers import default_steps
 
 TRAINED_WITH = {
@@ -56,8 +56,15 @@ def test_mistakes_name_the_way_out():
         make_sampler("ddim", EDMEulerScheduler())
     with pytest.raises(HfgenError, match="HeunDiscreteScheduler cannot keep the betas"):
         make_sampler("heun", DDPMScheduler(rescale_betas_zero_snr=True))
-    with pytest.raises(HfgenError, match="no 'laplace' betas"):
-        make_sampler("ddim", DDPMScheduler(beta_schedule="laplace"))
+    with pytest.raises(HfgenError, match="predicts mu, which DDIMScheduler does not know: use --scheduler ddpm"):
+        make_sampler("ddim", PosteriorMeanDDPMScheduler())
+
+
+@pytest.mark.parametrize("schedule", ["laplace", "sigmoid"])
+@pytest.mark.parametrize("name", SAMPLER_NAMES)
+def test_betas_that_a_sampler_has_no_formula_for_are_kept(name, schedule):
+    trained = DDPMScheduler(beta_schedule=schedule)
+    assert torch.allclose(make_sampler(name, trained).betas.double(), trained.betas.double(), rtol=1e-6)
 
 
 def test_default_steps():
