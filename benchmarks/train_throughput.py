@@ -27,8 +27,12 @@ from diffusers.training_utils import EMAModel
 
 from hfgen.data.images import to_model_range
 from hfgen.data.sources import find_image_column, load_source
+from hfgen.likelihood import DiffusionProcess
 from hfgen.models import UNET_PRESETS, VAE_PRESETS, build_unet, build_vae, load_unet_config, load_vae_config
 from hfgen.objectives import SGVBB, SimpleLoss
+from hfgen.objectives.diffusion import DiffusionLoss
+from hfgen.objectives.times import UniformTimes
+from hfgen.objectives.weights import simple
 from hfgen.schedulers import LinearDDPMScheduler
 from hfgen.trainer.config import OptimizationArguments, RunArguments
 from hfgen.trainer.ddpm import DDPMTask
@@ -72,7 +76,9 @@ class DDPM:
     def __init__(self, args, images):
         scheduler = LinearDDPMScheduler()
         self.model = build_unet(load_unet_config(args.model), images.resolution, images.channels, 1000)
-        self.task = DDPMTask(scheduler, images.shape, 1000, args.batch_size, 0)
+        process = DiffusionProcess.from_scheduler(scheduler)
+        objective = DiffusionLoss(process, simple(process))
+        self.task = DDPMTask(scheduler, objective, UniformTimes(1000), images.shape, 1000, args.batch_size, 0)
         self.objective = SimpleLoss(scheduler)
 
     def draw(self, x_0):

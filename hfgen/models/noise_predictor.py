@@ -51,8 +51,18 @@ def load_unet_config(name_or_path: str) -> dict:
     return load_model_config(name_or_path, UNET_PRESETS, UNet2DModel, "unet")
 
 
-def build_unet(config: dict, resolution: int, channels: int, num_train_timesteps: int) -> UNet2DModel:
+def build_unet(
+    config: dict,
+    resolution: int,
+    channels: int,
+    num_train_timesteps: int,
+    learned_variance: bool = False,
+    num_classes: int | None = None,
+) -> UNet2DModel:
     """A `UNet2DModel` for images of (channels, resolution, resolution) and steps 0..num_train_timesteps - 1.
+
+    With `learned_variance` it puts out twice the channels. With `num_classes` it has an embedding for each class and, the
+    last, for no class.
 
     `time_embedding_type` is "positional" (sinusoidal), "learned", or "fourier": random Fourier features of log t
     (Tancik et al. 2020), t = timestep + 1, kept as a frozen table over the timesteps. `UNet2DModel`'s own "fourier"
@@ -61,7 +71,8 @@ def build_unet(config: dict, resolution: int, channels: int, num_train_timesteps
     Raises `HfgenError` when the resolution cannot be halved between the levels or the config does not build.
     """
     values = {k: v for k, v in config.items() if not k.startswith("_")}
-    values |= {"sample_size": resolution, "in_channels": channels, "out_channels": channels}
+    out_channels = channels * (2 if learned_variance else 1)
+    values |= {"sample_size": resolution, "in_channels": channels, "out_channels": out_channels}
     fourier = values.get("time_embedding_type") == "fourier"
     if fourier:
         values["time_embedding_type"] = "learned"
@@ -72,8 +83,11 @@ def build_unet(config: dict, resolution: int, channels: int, num_train_timesteps
         raise HfgenError(
             f"model config has {', '.join(sorted(unknown))}: UNet2DModel takes no such argument; remove it"
         )
-    if values.get("num_class_embeds") is not None or values.get("class_embed_type") is not None:
-        raise HfgenError("model config has class embeddings, but this model is not told classes: remove them")
+    if values.get("class_embed_type") is not None or (values.get("num_class_embeds") is not None and not num_classes):
+        raise HfgenError(
+            "model config has class embeddings, but this model is not told classes: remove them, or pass --class_conditional"
+        )
+    values["num_class_embeds"] = None if num_classes is None else num_classes + 1
     try:
         unet = UNet2DModel(**values)
     except Exception as error:  # for a wrong value its constructor raises anything, UnboundLocalError included

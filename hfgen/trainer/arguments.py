@@ -26,11 +26,11 @@ from hfgen.trainer.config import (
 POSITIVE = (
     "train_batch_size eval_batch_size num_epochs max_train_steps gradient_accumulation_steps checkpointing_steps "
     "checkpoints_total_limit save_model_epochs logging_steps ddpm_num_steps ddpm_num_inference_steps resolution "
-    "max_train_samples learning_rate adam_epsilon ema_inv_gamma latent_size gaussian_variance num_latent_samples"
+    "max_train_samples learning_rate adam_epsilon ema_inv_gamma latent_size gaussian_variance num_latent_samples snr_gamma"
 ).split()
 NOT_NEGATIVE = "lr_warmup_steps max_grad_norm save_images_epochs seed adam_weight_decay ema_power kl_warmup_steps latent_bound".split()
 YAML_NULLS = ("", "~", "null")
-BELOW_ONE = "adam_beta1 adam_beta2 ema_max_decay".split()
+BELOW_ONE = "adam_beta1 adam_beta2 ema_max_decay class_dropout".split()
 
 
 class _Parser(HfArgumentParser):

@@ -100,9 +100,32 @@ class DiffusionArguments:
     )
     ddpm_num_steps: int = flag(1000, "T, the steps of the diffusion; betas are scaled by 1000/T")
     ddpm_num_inference_steps: int = flag(1000, "ancestral steps of the samples drawn while training, at most T")
-    ddpm_variance_type: Literal["fixed_small", "fixed_large"] = flag(
-        "fixed_small", "variance of a reverse step: beta_tilde (small) or beta (large)"
+    ddpm_beta_schedule: Literal["linear", "squaredcos_cap_v2", "sigmoid"] = flag(
+        "linear", "betas: linear (Ho et al. 2020), squaredcos_cap_v2 (cosine, Nichol & Dhariwal 2021) or sigmoid"
     )
+    rescale_betas_zero_snr: bool = flag(
+        False, "shift the betas so that x_T is noise alone (Lin et al. 2023); not for epsilon and mu"
+    )
+    ddpm_variance_type: Literal["fixed_small", "fixed_large", "learned_range"] = flag(
+        "fixed_small", "variance of a reverse step: beta_tilde (small), beta (large), or learned between them"
+    )
+    variance_objective: Literal["hybrid", "vlb"] = flag(
+        "hybrid", "of learned_range: L_hybrid, which trains the mean by loss_weighting, or L_vlb, the bound for both"
+    )
+    prediction_type: Literal["epsilon", "sample", "v_prediction", "mu"] = flag(
+        "epsilon", "what the network predicts: the noise, x_0, v, or mu, the mean of q(x_{t-1} | x_t, x_0)"
+    )
+    loss_weighting: Literal["simple", "vlb", "snr", "truncated_snr", "min_snr"] = flag(
+        "simple",
+        "weight of the squared error at t: 1 on the prediction, the bound's, or on x_0 SNR, max(SNR, 1) or min(SNR, snr_gamma)",
+    )
+    snr_gamma: float = flag(5.0, "gamma of min_snr (Hang et al. 2023)")
+    time_sampling: Literal["uniform", "stratified", "importance"] = flag(
+        "uniform",
+        "t of a batch's rows: each uniform, spread evenly over 1..T, or drawn by the size of their losses and weighted back",
+    )
+    class_conditional: bool = flag(False, "tell the network the classes of label_column, for classifier-free guidance")
+    class_dropout: float = flag(0.1, "share of rows whose class is withheld in training")
 
 
 @dataclass(frozen=True)

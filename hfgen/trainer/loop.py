@@ -52,6 +52,8 @@ class Trainer:
     optimization: OptimizationArguments
     run: RunArguments
     identity: dict
+    train_labels: torch.Tensor | None = None
+    validation_labels: torch.Tensor | None = None
     step: int = field(default=0, init=False)
     seconds_before: float = field(default=0.0, init=False)
 
@@ -95,6 +97,12 @@ class Trainer:
             o.seed, Stream.TRAINING_NOISE, shape, uniforms + 1, device
         )  # the last one is for the flip
         self.validation_noise = RowNoise(o.seed, Stream.VALIDATION_NOISE, shape, uniforms, device)
+        self.places = torch.arange(self.batch_size, device=device)
+        self.train_labels, self.validation_labels = (
+            labels if labels is None else labels.to(device) for labels in (self.train_labels, self.validation_labels)
+        )
+        for state in self.task.states:
+            accelerator.register_for_checkpointing(state)
         self.window = self._zero_terms()
         self.first_bad_step = torch.full((), math.inf, device=device)
 
@@ -178,10 +186,11 @@ class Trainer:
 
     def _draw(self, rows: torch.Tensor, images: torch.Tensor, offset: int) -> Batch:
         noise, uniform = self.noise.draw(self.step, offset, len(images))
+        stratified = (self.places[offset : offset + len(images)] + uniform[:, 0]) / self.batch_size
         x_0 = to_model_range(images).contiguous(memory_format=torch.channels_last)
         if self.random_flip:
             x_0 = torch.where(uniform[:, -1, None, None, None] < 0.5, x_0, x_0.flip(3))
-        return Batch(x_0, noise, uniform[:, :-1], rows, self.step)
+        return Batch(x_0, noise, uniform[:, :-1], rows, self.step, stratified, _rows_of(self.train_labels, rows))
 
     def _note(self, terms: Terms):
         """Keep the terms and the first step at which it was not finite on the device: nothing here waits for it."""
@@ -242,7 +251,11 @@ class Trainer:
         for batch, images in zip(rows, self.validation.batches(rows), strict=True):
             noise, uniform = self.validation_noise.draw(0, int(batch[0]), len(batch))
             x_0 = to_model_range(images).contiguous(memory_format=torch.channels_last)
-            terms = self.task.held_out_loss(self.module, Batch(x_0, noise, uniform, batch, self.step))
+            stratified = (batch.to(noise) + 0.5) / len(self.validation)
+            labels = _rows_of(self.validation_labels, batch)
+            terms = self.task.held_out_loss(
+                self.module, Batch(x_0, noise, uniform, batch, self.step, stratified, labels)
+            )
             for name, term in terms.items():
                 total[name] += term.sum()
         self.module.train()
@@ -290,3 +303,7 @@ class Trainer:
                 f"checkpoint {self.checkpoint} is damaged ({reason}): remove it and resume from the one before"
             ) from error
         self.accelerator.print(f"resuming after step {self.step} from {self.checkpoint}")
+
+
+def _rows_of(labels: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor | None:
+    return None if labels is None else labels[rows.to(labels.device, non_blocking=True)]

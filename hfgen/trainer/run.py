@@ -50,6 +50,8 @@ def run_training(
         config.optimization,
         run,
         identity,
+        images.train_labels,
+        images.labels,
     )
     accelerator.print(
         f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(images.train)} training images of "

@@ -23,6 +23,8 @@ class Batch:
         uniform: on [0, 1), (B, task.uniforms).
         rows: int64 (B,), on the CPU, the images' numbers in their data.
         step: optimizer steps taken before this one.
+        stratified: on [0, 1), (B,): of the n rows of the step's whole batch, row i has its number in [i / n, (i + 1) / n).
+        labels: int64 (B,), classes; None where the data has none.
     """
 
     x_0: torch.Tensor
@@ -30,6 +32,8 @@ class Batch:
     uniform: torch.Tensor
     rows: torch.Tensor
     step: int
+    stratified: torch.Tensor
+    labels: torch.Tensor | None = None
 
 
 class Task(Protocol):
@@ -39,6 +43,7 @@ class Task(Protocol):
     ylabel: str
     noise_shape: tuple[int, ...]
     uniforms: int
+    states: tuple  # what else belongs to a checkpoint: objects with state_dict and load_state_dict
 
     def loss(self, model, batch: Batch) -> Terms:
         """What `terms` names, of each image, (B,): "loss" is minimised, all are logged."""

@@ -20,7 +20,8 @@ MEAN_OVER = 10_000
 class TrainingSet:
     """Training and held-out images of one shape; `held_out` says in words where the latter come from.
 
-    `labels` are the classes of the held-out images' rows, int64, or None; `class_names` those of 0, 1, ...
+    `labels` are the classes of the held-out images' rows, int64, or None, `train_labels` those of the training images';
+    `class_names` are those of 0, 1, ...
     """
 
     train: ImagesInMemory | ImagesStreamed
@@ -29,6 +30,7 @@ class TrainingSet:
     resolution: int
     held_out: str
     labels: torch.Tensor | None
+    train_labels: torch.Tensor | None
     class_names: list[str]
 
     @property
@@ -58,7 +60,9 @@ def load_training_set(
         train, validation, held_out = _splits(source, data, seed)
     column = find_image_column(train, data.image_column)
     find_image_column(validation, column)
-    labels, class_names = class_labels(validation, find_label_column(validation, data.label_column))
+    label_column = find_label_column(train, data.label_column)
+    labels, _ = class_labels(validation, label_column if label_column in validation.features else None)
+    train_labels, class_names = class_labels(train, label_column)
     train, validation = undecoded(train, column), undecoded(validation, column)
     first = open_image(train[0][column], f"0 of image column {column!r}")
     channels = channels or channels_of(first)
@@ -75,6 +79,7 @@ def load_training_set(
         resolution,
         held_out,
         labels,
+        train_labels,
         class_names,
     )
 

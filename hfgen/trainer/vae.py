@@ -45,6 +45,7 @@ class VAETask:
     kl_warmup_steps: int
     seed: int
     terms = ("loss", "reconstruction", "kl")
+    states = ()
 
     @property
     def noise_shape(self) -> tuple[int, int]:

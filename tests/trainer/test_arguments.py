@@ -122,6 +122,11 @@ def test_preset_of_the_importance_weighted_bound(repository):
     assert (config.model.objective, config.model.num_latent_samples) == ("iw", 50)
 
 
+def test_preset_of_classes(repository):
+    config = parse_ddpm_config(["--config", str(repository / "training/mnist-class-conditional.yaml")])
+    assert (config.model.class_conditional, config.model.ddpm_variance_type) == (True, "learned_range")
+
+
 def test_preset_of_8_bit_pixels(repository):
     config = parse_vae_config(["--config", str(repository / "training/vae-mnist-8bit.yaml")])
     assert (config.model.model_config_name_or_path, config.model.likelihood) == ("mnist-50d", "discretized_logistic")
@@ -134,6 +139,7 @@ def test_all_presets_are_tested(repository):
         "cifar10",
         "vae-mnist-50d-iw",
         "vae-mnist-8bit",
+        "mnist-class-conditional",
         *(f"vae-{preset}" for preset in VAE_PRESETS),
     }
     assert {path.stem for path in (repository / "training").glob("*.yaml")} == tested

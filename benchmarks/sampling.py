@@ -1,0 +1,153 @@
+"""Sample quality and speed against the number of network evaluations, for each sampler.
+
+`python benchmarks/sampling.py model_cards/ddpm-mnist --samples 500 --out sampling.json --plot sampling.png`
+
+Every sampler draws as many images from the same noise with 5, 10, ... network evaluations each; Frechet distance, precision and
+recall are those of `hfgen evaluate`, against as many images of the test split; the floor takes training images for
+samples. Images/s are set beside those of the bare network evaluations at the same batch size, timed in turn with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from common import environment, shown_settings, synchronize, write_json
+from tqdm.auto import tqdm
+
+from hfgen.data.images import ImagesInMemory
+from hfgen.evaluation.features import load_feature_network
+from hfgen.evaluation.quality import frechet_distance, precision_recall
+from hfgen.evaluation.samples import Draws, real_features
+from hfgen.loading import load_pipeline
+from hfgen.plotting import new_figure, save_figure
+from hfgen.sampling import pick_device
+from hfgen.schedulers import SAMPLER_NAMES
+
+EVALUATIONS = (5, 10, 20, 50, 100, 250, 1000)
+BARE_CALLS = 20
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("pipeline", help="folder of a diffusion pipeline, or a repository on the Hub")
+    add("--dataset_name", default="ylecun/mnist", help="(default: %(default)s)")
+    add("--split", default="test", help="(default: %(default)s)")
+    add("--train_split", default="train", help="(default: %(default)s)")
+    add("--features", help="image classifier of transformers (default: the one of digits)")
+    add("--samples", type=int, default=1000, help="images of each row (default: %(default)s)")
+    add("--schedulers", nargs="+", choices=SAMPLER_NAMES, default=list(SAMPLER_NAMES))
+    add("--evaluations", nargs="+", type=int, default=list(EVALUATIONS), help="(default: %(default)s)")
+    add(
+        "--most_for_others",
+        type=int,
+        default=100,
+        help="most evaluations of samplers other than ddpm and ddim (default: %(default)s)",
+    )
+    add("--batch_size", type=int, default=64, help="(default: %(default)s)")
+    add("--seed", type=int, default=0, help="(default: %(default)s)")
+    add("--device", help="(default: the first of cuda, mps and cpu there is)")
+    add("--out", type=Path, help="JSON file of the results")
+    add("--plot", type=Path, help="PNG file of the curves")
+    return parser.parse_args(argv)
+
+
+def steps_for(name: str, evaluations: int) -> int:
+    """Steps that take `evaluations` network calls: Heun's take two each, but for the last."""
+    return (evaluations + 1) // 2 if name == "heun" else evaluations
+
+
+@torch.no_grad()
+def bare_images_per_second(pipeline, batch_size: int, evaluations: int) -> float:
+    """Images/s if sampling were nothing but its network evaluations."""
+    unet, device = pipeline.unet, pipeline.device
+    config = unet.config
+    x = torch.randn(batch_size, config.in_channels, config.sample_size, config.sample_size, device=device)
+    timestep = torch.tensor(500, device=device).clamp(max=pipeline.scheduler.config.num_train_timesteps - 1)
+    calls = min(BARE_CALLS, evaluations)
+    unet(x, timestep)
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        unet(x, timestep)
+    synchronize(device)
+    return batch_size * calls / evaluations / (time.perf_counter() - start)
+
+
+def measure(args, pipeline, network, reference, name: str, evaluations: int) -> dict:
+    """A row: a sampler with a number of network evaluations."""
+    bare = bare_images_per_second(pipeline, args.batch_size, evaluations)
+    draws = Draws(pipeline, args.samples, steps_for(name, evaluations), name, args.seed, args.batch_size)
+    images, seconds = draws.images()
+    after = bare_images_per_second(pipeline, args.batch_size, evaluations)
+    features = network(ImagesInMemory(images))
+    precision, recall = precision_recall(features, reference)
+    return {
+        "scheduler": name,
+        "evaluations": evaluations,
+        "frechet": frechet_distance(features, reference),
+        "precision": precision,
+        "recall": recall,
+        "images_per_second": args.samples / seconds,
+        "bare_images_per_second": (bare + after) / 2,
+        "share_of_bare": args.samples / seconds / ((bare + after) / 2),
+    }
+
+
+def plot(rows: list[dict], floor: float, path: Path):
+    figure = new_figure(11, 4.2)
+    left, right = figure.subplots(1, 2)
+    for name in dict.fromkeys(row["scheduler"] for row in rows):
+        own = [row for row in rows if row["scheduler"] == name]
+        evaluations = [row["evaluations"] for row in own]
+        left.plot(evaluations, [row["frechet"] for row in own], "o-", ms=3, label=name)
+        right.plot(evaluations, [row["recall"] for row in own], "o-", ms=3, label=name)
+    left.axhline(floor, ls="--", lw=0.8, color="grey", label="training images")
+    left.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="Frechet distance (not FID)")
+    right.set(xscale="log", xlabel="network evaluations", ylabel="recall")
+    for axes in (left, right):
+        axes.grid(alpha=0.3, which="both")
+    left.legend()
+    save_figure(figure, path)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    pipeline = load_pipeline(args.pipeline, device=pick_device(args.device))
+    network = load_feature_network(args.features, pipeline.device)
+    probe = Draws(pipeline, args.samples, seed=args.seed)
+    reference, floor = (
+        real_features(probe, network, args.dataset_name, split, None, key)[0]
+        for key, split in enumerate((args.split, args.train_split))
+    )
+    floor = {"frechet": frechet_distance(floor, reference), "precision_recall": precision_recall(floor, reference)}
+    T = pipeline.scheduler.config.num_train_timesteps
+    grid = [
+        (name, evaluations)
+        for name in args.schedulers
+        for evaluations in args.evaluations
+        if evaluations <= (T if name in ("ddpm", "ddim") else args.most_for_others)
+    ]
+    rows = []
+    print(f"floor: Frechet {floor['frechet']:.3f}, precision and recall {floor['precision_recall']}")
+    print(
+        f"{'scheduler':<12} {'calls':>5} {'Frechet':>8} {'precision':>9} {'recall':>7} {'images/s':>9} {'of bare':>8}"
+    )
+    for name, evaluations in tqdm(grid, desc="rows"):
+        row = measure(args, pipeline, network, reference, name, evaluations)
+        rows.append(row)
+        tqdm.write(
+            f"{name:<12} {evaluations:>5} {row['frechet']:>8.3f} {row['precision']:>9.3f} {row['recall']:>7.3f} "
+            f"{row['images_per_second']:>9.2f} {row['share_of_bare']:>8.3f}"
+        )
+        if args.out is not None:
+            write_json(args.out, {**environment(), "settings": shown_settings(args), "floor": floor, "rows": rows})
+    if args.plot is not None:
+        plot(rows, floor["frechet"], args.plot)
+
+
+if __name__ == "__main__":
+    main()
