@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import dataclass
 
@@ -76,6 +77,8 @@ def generate(
     conditional = isinstance(pipeline, ClassConditionalDDPMPipeline)
     if not conditional and (class_labels is not None or guidance_scale != 1):
         raise HfgenError("class labels and guidance are for class-conditional models, and this is none: leave them out")
+    if not 0 <= guidance_scale < math.inf:
+        raise HfgenError(f"guidance_scale={guidance_scale}: use 0 or more; 1 is no guidance")
     steps = num_inference_steps or min(1000, pipeline.scheduler.config.num_train_timesteps)
     try:
         labels = quiet.label_numbers(class_labels or range(len(quiet.class_names))) if conditional else []

@@ -57,6 +57,10 @@ class DiffusionEditing:
         x_0, keep = x_0.to(device, dtype), (1 - paint).to(device, dtype)
         scheduler = self._repaint_scheduler()
         scheduler.set_timesteps(num_inference_steps, jump_length, jump_n_sample)
+        if scheduler.alphas_cumprod[scheduler.timesteps[0]] == 0:
+            raise ValueError(
+                f"num_inference_steps={num_inference_steps}: with zero terminal SNR x_T says nothing about x_0, use 1..{T - 1}"
+            )
         x = randn_tensor(x_0.shape, generator, device, dtype)
         before = scheduler.timesteps[0] + 1
         for t in self.progress_bar(scheduler.timesteps):
@@ -104,7 +108,9 @@ class DiffusionEditing:
             num_inference_steps = min(1000, self.scheduler.config.num_train_timesteps)
         self.check_inputs(1, None, num_inference_steps, eta, output_type)
         timesteps = set_timesteps(self, num_inference_steps)
-        timesteps = timesteps[len(timesteps) - max(1, round(strength * len(timesteps))) :]
+        begin = num_inference_steps - max(1, round(strength * num_inference_steps))
+        begin *= getattr(self.scheduler, "order", 1)  # Heun's has each timestep but the first one twice
+        timesteps = timesteps[begin:]
         device, dtype = self._execution_device, self.unet.dtype
         start, end = start.to(device, dtype), end.to(device, dtype)
         noise = randn_tensor(start.shape, generator, device, dtype)
@@ -113,7 +119,7 @@ class DiffusionEditing:
         share = torch.linspace(0, 1, steps, device=device, dtype=dtype)[None, :, None, None, None]
         x_t = torch.lerp(start[:, None], end[:, None], share).flatten(0, 1)
         if hasattr(self.scheduler, "set_begin_index"):
-            self.scheduler.set_begin_index(num_inference_steps - len(timesteps))
+            self.scheduler.set_begin_index(begin)
         image = denoise(self, lambda x, t: self.unet(x, t).sample, x_t, timesteps, generator, eta, None)
         return finish(self, image, output_type, return_dict)
 

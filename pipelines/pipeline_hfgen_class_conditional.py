@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -125,7 +125,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         """Numbers of classes given by number or name; `ValueError` for one that there is not, and for none."""
         if isinstance(class_labels, torch.Tensor):
             class_labels = class_labels.tolist()
-        labels = [class_labels] if isinstance(class_labels, (int, str)) else list(class_labels)
+        one = isinstance(class_labels, str) or not isinstance(class_labels, Iterable)
+        labels = [class_labels] if one else list(class_labels)
         if not labels:
             raise ValueError("no class_labels: pass one for each image")
         return [self._label_number(label) for label in labels]

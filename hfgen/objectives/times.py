@@ -65,14 +65,16 @@ class ImportanceTimes(UniformTimes):
 
     def probability(self) -> torch.Tensor:
         """Of t = 1..T, float64 (T,)."""
-        root = self.history[:-1].double().square().mean(1).sqrt()
+        root = self.history[:-1].double().square().mean(1).sqrt().clamp(min=1e-300)
         learnt = (1 - UNIFORM_SHARE) * root / root.sum() + UNIFORM_SHARE / self.num_steps
         return torch.where((self.count >= HISTORY).all(), learnt, torch.full_like(root, 1 / self.num_steps))
 
     def update(self, timesteps, losses):
         self._move(timesteps.device)
         order = timesteps.argsort(stable=True)
-        timesteps, losses = timesteps[order], losses[order].float()
+        # an overflow, as of fp16, is nothing to learn from: it would stay in the probabilities for good
+        losses = losses[order].float().nan_to_num(0, 0, 0)
+        timesteps = timesteps[order]
         # the how-manieth of its t a loss is in this batch, from the front and from the back
         places = torch.arange(len(timesteps), device=timesteps.device)
         rank = places - torch.searchsorted(timesteps, timesteps)

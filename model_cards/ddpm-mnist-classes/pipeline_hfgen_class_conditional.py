@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,6 +35,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
     """
 
     runs_own_code: ClassVar[bool] = False
+    own_schedulers: ClassVar[dict[str, type]] = {}
 
     def __init__(self, unet, scheduler, class_names: Sequence[str] | dict[str, str] | None = None):
         super().__init__()
@@ -63,7 +64,10 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         path = os.fspath(pretrained_model_name_or_path)
         hub = {k: v for k, v in kwargs.items() if k in HUB_LOADING}
         index = cls.load_config(path, **hub)
-        scheduler_class = getattr(diffusers, index["scheduler"][1])
+        name = index["scheduler"][1]
+        scheduler_class = cls.own_schedulers.get(name) or getattr(diffusers, name, None)
+        if scheduler_class is None:
+            raise ValueError(f"{path} needs a scheduler that diffusers has not, {name}: its code is not run")
         unet = kwargs.pop("unet", None) or UNet2DModel.from_pretrained(
             path, subfolder="unet", **{"use_safetensors": True, **kwargs}
         )
@@ -121,7 +125,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         """Numbers of classes given by number or name; `ValueError` for one that there is not, and for none."""
         if isinstance(class_labels, torch.Tensor):
             class_labels = class_labels.tolist()
-        labels = [class_labels] if isinstance(class_labels, (int, str)) else list(class_labels)
+        one = isinstance(class_labels, str) or not isinstance(class_labels, Iterable)
+        labels = [class_labels] if one else list(class_labels)
         if not labels:
             raise ValueError("no class_labels: pass one for each image")
         return [self._label_number(label) for label in labels]
