@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import diffusers
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -230,16 +230,56 @@ def check_inputs(pipeline, batch_size, generator, num_inference_steps, eta, outp
 def set_timesteps(pipeline, num_inference_steps: int) -> torch.Tensor:
     """Set the scheduler to `num_inference_steps` and return its timesteps, on the CPU, one for each UNet call.
 
-    Raises `ValueError` for fractional timesteps on a UNet with a learned embedding of integer ones.
+    Where the rounding of diffusers gives a timestep of -1 (61 "trailing" steps of 1000) or one twice, they are set exactly.
+
+    Raises `ValueError` for fractional timesteps on a UNet with a learned embedding of integer ones, and for a number of
+    steps that the scheduler cannot take.
     """
-    pipeline.scheduler.set_timesteps(num_inference_steps)
-    timesteps = pipeline.scheduler.timesteps
+    scheduler = pipeline.scheduler
+    scheduler.set_timesteps(num_inference_steps)
+    if scheduler.timesteps.min() < 0 or len(scheduler.timesteps.unique()) < num_inference_steps:
+        _set_exactly(scheduler, num_inference_steps)
+    _check_stride(scheduler, num_inference_steps)
+    timesteps = scheduler.timesteps
     if timesteps.is_floating_point() and pipeline.unet.config.time_embedding_type == "learned":
         raise ValueError(
-            f"{type(pipeline.scheduler).__name__} asks for fractional timesteps, but this UNet has an embedding for each "
+            f"{type(scheduler).__name__} asks for fractional timesteps, but this UNet has an embedding for each "
             "integer timestep: use DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler or UniPCMultistepScheduler"
         )
     return timesteps
+
+
+def _set_exactly(scheduler, steps: int):
+    """The "trailing" timesteps of Lin et al. 2023, table 2, from the first that the scheduler takes, all different."""
+    first = int(scheduler.timesteps.max())
+    if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters and steps <= first + 1:
+        scheduler.set_timesteps(timesteps=[round((first + 1) * (steps - i) / steps) - 1 for i in range(steps)])
+    elif hasattr(scheduler, "sigmas"):
+        raise ValueError(
+            f"num_inference_steps={steps}: {type(scheduler).__name__} would take a timestep twice, use fewer"
+        )
+    else:
+        scheduler.timesteps = scheduler.timesteps[:steps]
+
+
+def _check_stride(scheduler, steps: int):
+    """DDIM steps down by T // steps whatever its timesteps are, which is too little where T / steps is much more."""
+    T = scheduler.config.num_train_timesteps
+    if (
+        isinstance(scheduler, DDIMScheduler)
+        and scheduler.config.timestep_spacing == "trailing"
+        and not _ddim_fits(steps, T)
+    ):
+        fitting = next(n for n in range(steps, 0, -1) if _ddim_fits(n, T))
+        raise ValueError(
+            f"num_inference_steps={steps}: DDIMScheduler would take strides of {T // steps} where {T / steps:.2f} are due, and "
+            f"leave noise; use {fitting}, or another scheduler"
+        )
+
+
+def _ddim_fits(steps: int, T: int) -> bool:
+    """Whether DDIM's strides of T // steps, all together, fall short of T by 5 % at most."""
+    return T // steps * steps >= 0.95 * T
 
 
 def initial_noise(pipeline, batch_size: int, generator: Generators) -> torch.Tensor:

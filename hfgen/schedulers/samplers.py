@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import torch
 from diffusers import (
@@ -19,24 +20,34 @@ from hfgen.errors import HfgenError
 from hfgen.schedulers.names import SAMPLER_NAMES
 
 # timestep spacings of table 2 in Lin et al. 2023 that start at T - 1, where x_t is noise, for any number of steps
+TRAILING, LINSPACE = {"timestep_spacing": "trailing"}, {"timestep_spacing": "linspace"}
 SAMPLERS = {
-    "ddpm": (DDPMScheduler, "trailing"),
-    "ddim": (DDIMScheduler, "trailing"),
-    "dpmsolver++": (DPMSolverMultistepScheduler, "linspace"),
-    "unipc": (UniPCMultistepScheduler, "linspace"),
-    "euler": (EulerDiscreteScheduler, "trailing"),
-    "heun": (HeunDiscreteScheduler, "trailing"),
+    "ddpm": (DDPMScheduler, TRAILING),
+    "ddim": (DDIMScheduler, TRAILING),
+    "dpmsolver++": (
+        DPMSolverMultistepScheduler,
+        LINSPACE | {"algorithm_type": "dpmsolver++", "solver_type": "midpoint"},
+    ),
+    "sde-dpmsolver++": (
+        DPMSolverMultistepScheduler,
+        LINSPACE | {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
+    ),
+    "unipc": (UniPCMultistepScheduler, LINSPACE),
+    "euler": (EulerDiscreteScheduler, TRAILING),
+    "heun": (HeunDiscreteScheduler, TRAILING),
 }
 # half the log of the least SNR that a solver starts from, as diffusers has it for the cosine, whose SNR at T is nearly 0
 COSINE_LAMBDA_MIN = -5.1
-FEW_STEPS = {"dpmsolver++": 20, "unipc": 20}
+SOLVERS = ("dpmsolver++", "sde-dpmsolver++", "unipc")
+SOLVER_STEPS = 20
 
 
 def make_sampler(name: str, scheduler: SchedulerMixin) -> SchedulerMixin:
     """A new scheduler that samples from a model trained with `scheduler`; betas and prediction type are kept.
 
     "ddpm" is ancestral sampling (Ho et al. 2020) and keeps the class of a `DDPMScheduler`; "ddim" is Song et al.
-    2021, "dpmsolver++" Lu et al. 2022, "unipc" Zhao et al. 2023, "euler" and "heun" Karras et al. 2022.
+    2021, "dpmsolver++" and "sde-dpmsolver++", which adds fresh noise at every step, Lu et al. 2022, "unipc" Zhao et al.
+    2023, "euler" and "heun" Karras et al. 2022.
 
     Raises `HfgenError` for an unknown name, for a scheduler without betas, and for betas that the new one cannot have.
     """
@@ -47,10 +58,10 @@ def make_sampler(name: str, scheduler: SchedulerMixin) -> SchedulerMixin:
             f"{type(scheduler).__name__} has no betas in its config and cannot become {name!r}: "
             "use a model trained with a DDPMScheduler"
         )
-    cls, spacing = SAMPLERS[name]
+    cls, own = SAMPLERS[name]
     cls = type(scheduler) if isinstance(scheduler, cls) else cls
     # without the underscored keys: from_config would drop the values that _use_default_values lists
-    config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")} | {"timestep_spacing": spacing}
+    config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")} | own
     if config.get("prediction_type") == "mu" and name != "ddpm":
         raise HfgenError(f"this model predicts mu, which {cls.__name__} does not know: use --scheduler ddpm")
     cosine = config["beta_schedule"] == "squaredcos_cap_v2"
@@ -71,8 +82,22 @@ def make_sampler(name: str, scheduler: SchedulerMixin) -> SchedulerMixin:
     return sampler
 
 
+def default_sampler(scheduler: SchedulerMixin) -> str:
+    """The sampler of a model trained with `scheduler` when none is asked for: what benchmarks/sampling.py found best.
+
+    Ancestral sampling for a model that predicts mu, which others do not know, and for a T of few steps.
+    """
+    config = scheduler.config
+    few = config.num_train_timesteps <= SOLVER_STEPS
+    return "ddpm" if few or config.get("prediction_type") == "mu" else "sde-dpmsolver++"
+
+
 def default_steps(name: str, num_train_timesteps: int) -> int:
-    """Denoising steps that give good images: all T for "ddpm", 20 for the second-order solvers, otherwise 50."""
+    """Denoising steps that give good images: all T for "ddpm", 20 for the second-order solvers, otherwise 50.
+
+    For a small T half of it for the solvers, which cannot take all, and otherwise as many as have strides of whole numbers.
+    """
+    T = num_train_timesteps
     if name == "ddpm":
-        return num_train_timesteps
-    return min(FEW_STEPS.get(name, 50), num_train_timesteps)
+        return T
+    return min(SOLVER_STEPS, math.ceil(T / 2)) if name in SOLVERS else T // math.ceil(T / 50)

@@ -54,10 +54,10 @@ class PosteriorMeanDDPMScheduler(DDPMScheduler):
         self.custom_timesteps, self.num_inference_steps = False, None
         self.timesteps, self.variance_type = self.of_x_0.timesteps, variance_type
 
-    def set_timesteps(self, *args, **kwargs):
+    def set_timesteps(self, num_inference_steps=None, device=None, timesteps=None):
         """As in `DDPMScheduler`."""
-        self.of_x_0.set_timesteps(*args, **kwargs)
-        super().set_timesteps(*args, **kwargs)
+        self.of_x_0.set_timesteps(num_inference_steps, device, timesteps)
+        super().set_timesteps(num_inference_steps, device, timesteps)
 
     def step(
         self, model_output: torch.Tensor, timestep: int, sample: torch.Tensor, generator=None, return_dict: bool = True

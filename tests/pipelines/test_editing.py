@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, RePaintPipeline, RePaintSche
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from hfgen.pipelines import UnconditionalDiffusionPipeline
-from hfgen.schedulers import LinearDDPMScheduler, PosteriorMeanDDPMScheduler, make_sampler
+from hfgen.schedulers import SAMPLER_NAMES, LinearDDPMScheduler, PosteriorMeanDDPMScheduler, make_sampler
 
 STEPS = 40
 CONFIG = {
@@ -183,7 +183,7 @@ def test_interpolation_by_hand():
             assert torch.allclose(found[5 * i + k], (x[0] / 2 + 0.5).clamp(0, 1), atol=1e-4)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmsolver++", "unipc", "euler", "heun"])
+@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
 @pytest.mark.parametrize("strength", [0.1, 0.5, 1.0])
 def test_every_sampler_ends_at_the_image_that_the_network_knows(sampler, strength):
     x = pictures(1)
