@@ -1,6 +1,7 @@
 """The command line: quick to answer, one line for a mistake, files where they were asked for."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -83,6 +84,22 @@ def test_a_grid_and_an_animation(saved, tmp_path, capsys):
     with Image.open(grid) as picture, Image.open(animation) as frames:
         assert picture.size == frames.size == (3 * 58 + 2, 3 * 58 + 2)
         assert frames.n_frames == 20
+
+
+def test_the_default_is_20_steps_of_the_sde_solver(saved, tmp_path, capsys):
+    UNet2DModel.from_pretrained(saved, subfolder="unet").save_pretrained(tmp_path / "long/unet")
+    DDPMScheduler(50).save_pretrained(tmp_path / "long/scheduler")
+    shutil.copy(f"{saved}/model_index.json", tmp_path / "long")
+    grids = [tmp_path / "a.png", tmp_path / "b.png"]
+    for grid, flags in zip(grids, ([], ["--scheduler", "sde-dpmsolver++", "--steps", "20"]), strict=True):
+        arguments = ["--num_images", "4", "--out", str(grid), "--device", "cpu", *flags]
+        assert main(["sample", str(tmp_path / "long"), *arguments]) == 0
+        assert "(sde-dpmsolver++, 20 steps, cpu)" in capsys.readouterr().out
+    assert grids[0].read_bytes() == grids[1].read_bytes()
+
+
+def test_a_vae_is_not_compiled(repository, capsys):
+    fails(capsys, "--compile: this is a VAE", str(repository / "model_cards/vae-mnist-2d"), "--compile")
 
 
 def test_single_files_are_the_same_for_the_same_seed(saved, tmp_path):

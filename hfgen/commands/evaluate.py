@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hfgen.commands.sample import COMPILE
 from hfgen.commands.values import non_negative, whole_number
 from hfgen.errors import HfgenError
 from hfgen.schedulers.names import SAMPLER_NAMES
@@ -39,12 +40,13 @@ def add_evaluation_flags(parser):
     add("--iw_samples", type=whole_number(1), default=5000, help="of a VAE: samples an image (default: %(default)s)")
     add("--samples", type=whole_number(2), help="images to draw for Frechet distance, precision and recall")
     add("--steps", type=whole_number(1), help="denoising steps of the samples (default: as in hfgen sample)")
-    add("--scheduler", choices=SAMPLER_NAMES, help="sampler of a diffusion model (default: ddpm)")
+    add("--scheduler", choices=SAMPLER_NAMES, help="sampler of a diffusion model (default: as in hfgen sample)")
     add("--guidance_scale", type=non_negative, help="of a class-conditional model, 1: no guidance (default: 1)")
     add("--sample_pixels", action="store_true", help="of a VAE: draw from p(x|z) instead of taking its mean")
     add(
         "--features", help="image classifier of transformers for --samples (default: one of digits, shipped with hfgen)"
     )
+    add("--compile", action="store_true", help=f"for --samples: {COMPILE}")
     add("--batch_size", type=whole_number(1), help="images at once (default: by model and device)")
     add("--seed", type=whole_number(0), default=0, help="of noise, times and samples (default: %(default)s)")
     add("--device", help="such as cuda:1 or cpu (default: cuda, mps or cpu, the first there is)")
@@ -79,6 +81,6 @@ def check_flags(args):
     given = [
         f"--{name}" for name in ("steps", "scheduler", "guidance_scale", "features") if getattr(args, name) is not None
     ]
-    if args.samples is None and (given or args.sample_pixels):
-        names = given or ["--sample_pixels"]
-        raise HfgenError(f"{', '.join(names)}: only with --samples, such as --samples 10000")
+    given += [f"--{name}" for name in ("sample_pixels", "compile") if getattr(args, name)]
+    if args.samples is None and given:
+        raise HfgenError(f"{', '.join(given)}: only with --samples, such as --samples 10000")

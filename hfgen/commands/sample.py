@@ -9,6 +9,7 @@ from hfgen.commands.values import fraction, non_negative, whole_number
 from hfgen.errors import HfgenError
 from hfgen.schedulers.names import SAMPLER_NAMES
 
+COMPILE = "torch.compile the UNet of a diffusion model: half a minute first (seconds the next time), then faster"
 OTHER_PICTURES = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -19,11 +20,11 @@ def add_parser(commands):
     add("pipeline", metavar="PATH_OR_REPO", help="folder of a pipeline, or a repository on the Hub")
     add("--revision", help="branch, tag or commit of the repository")
     add("--num_images", type=whole_number(1), default=64, help="(default: %(default)s)")
-    add("--scheduler", choices=SAMPLER_NAMES, help="sampler of a diffusion model (default: ddpm)")
+    add("--scheduler", choices=SAMPLER_NAMES, help="sampler of a diffusion model (default: sde-dpmsolver++)")
     add(
         "--steps",
         type=whole_number(1),
-        help="denoising steps (default: all for ddpm, 20 for dpmsolver++ and unipc, otherwise 50)",
+        help="denoising steps (default: 20; all for ddpm, 50 for ddim, euler and heun)",
     )
     add("--eta", type=fraction, help="noise of ddim, from 0 to 1 as in ddpm (default: 0)")
     add(
@@ -41,6 +42,7 @@ def add_parser(commands):
     add("--out", type=Path, default="grid.png", help="PNG of the grid, or a new folder of PNGs (default: %(default)s)")
     add("--trajectory", type=Path, metavar="GIF", help="also write an animation from noise to image")
     add("--batch_size", type=whole_number(1), default=64, help="images at once (default: %(default)s)")
+    add("--compile", action="store_true", help=COMPILE)
     add("--device", help="such as cuda:1 or cpu (default: cuda, mps or cpu, the first there is)")
     parser.set_defaults(run=run)
 
@@ -76,13 +78,16 @@ def run(args):
 
 
 def _from_diffusion(pipeline, args):
+    from hfgen.compiled import compile_unet
     from hfgen.sampling import generate
-    from hfgen.schedulers.samplers import default_steps, make_sampler
+    from hfgen.schedulers.samplers import default_sampler, default_steps, make_sampler
 
     if args.sample_pixels:
         raise HfgenError("--sample_pixels is for VAEs, and this is a diffusion model: leave it out")
-    name = args.scheduler or "ddpm"
+    name = args.scheduler or default_sampler(pipeline.scheduler)
     pipeline.scheduler = make_sampler(name, pipeline.scheduler)
+    if args.compile:
+        compile_unet(pipeline.unet)
     steps = args.steps or default_steps(name, pipeline.scheduler.config.num_train_timesteps)
     with_trajectory = args.trajectory is not None
     guidance = 1.0 if args.guidance_scale is None else args.guidance_scale
@@ -113,6 +118,7 @@ def _from_vae(pipeline, args):
         for name in ("scheduler", "steps", "eta", "trajectory", "class_labels", "guidance_scale")
         if getattr(args, name) is not None
     ]
+    given += ["--compile"] * args.compile
     if given:
         raise HfgenError(f"{', '.join(given)}: this is a VAE, which draws an image in one step: leave it out")
     samples = generate_vae(pipeline, args.num_images, args.seed, args.batch_size, args.sample_pixels)

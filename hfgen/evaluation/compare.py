@@ -56,6 +56,7 @@ def _entry(flags: Namespace, model: str, name: str, work: Path) -> Entry:
     own.likelihood = True
     if vae:
         own.steps = own.scheduler = None
+        own.compile = False
     else:
         own.sample_pixels = False
     if not isinstance(pipeline, ClassConditionalDDPMPipeline):

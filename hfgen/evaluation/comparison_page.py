@@ -57,12 +57,11 @@ def command(flags: Namespace) -> str:
     words = ["hfgen compare", *models]
     if flags.samples is not None:
         words.append(f"--samples {flags.samples}")
-    for name in ("split", "steps", "scheduler", "max_images", "iw_samples", "seed"):
+    for name in ("split", "steps", "scheduler", "guidance_scale", "max_images", "iw_samples", "seed"):
         value = getattr(flags, name)
         if value is not None:
             words.append(f"--{name} {value}")
-    if flags.sample_pixels:
-        words.append("--sample_pixels")
+    words += [f"--{name}" for name in ("sample_pixels", "compile") if getattr(flags, name)]
     words.append("--exact" if flags.exact else f"--evaluations {flags.evaluations}")
     return " ".join(words)
 

@@ -54,6 +54,7 @@ def _evaluate(pipeline, model, flags, resumable: Resumable):
             flags.sample_pixels,
             flags.guidance_scale,
             resumable,
+            flags.compile,
         )
         network = load_feature_network(flags.features, pipeline.device)
         real = real_images(

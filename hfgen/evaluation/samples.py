@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hfgen.compiled import compile_unet
 from hfgen.data.images import ImagesInMemory
 from hfgen.data.order import Stream, seeded
 from hfgen.errors import HfgenError
@@ -18,9 +19,9 @@ from hfgen.pipelines import VAEPipeline
 from hfgen.pipelines.pipeline_hfgen_class_conditional import check_inputs, set_timesteps
 from hfgen.resume import Resumable
 from hfgen.sampling import generate, generate_vae
-from hfgen.schedulers.samplers import default_steps, make_sampler
+from hfgen.schedulers.samplers import default_sampler, default_steps, make_sampler
 
-CHUNK = 500
+CHUNK = 512
 SHOWN = 64
 
 
@@ -41,13 +42,16 @@ class Draws:
         sample_pixels: bool = False,
         guidance_scale: float | None = None,
         resumable: Resumable | None = None,
+        compile: bool = False,
     ):
-        self.count, self.seed, self.batch_size = count, seed, batch_size
+        self.count, self.seed, self.batch_size, self.compile = count, seed, batch_size, compile
         self.resumable = resumable or Resumable(None)
         self.sample_pixels = sample_pixels
         self.vae = isinstance(pipeline, VAEPipeline)
-        if self.vae and (steps is not None or scheduler is not None):
-            raise HfgenError("--steps and --scheduler are for diffusion models, and this is a VAE: leave them out")
+        if self.vae and (steps is not None or scheduler is not None or compile):
+            raise HfgenError(
+                "--steps, --scheduler and --compile are for diffusion models, and this is a VAE: leave them out"
+            )
         self.class_names = getattr(pipeline, "class_names", None)
         if guidance_scale is not None and self.class_names is None:
             raise HfgenError("--guidance_scale is for class-conditional models, and this is none: leave it out")
@@ -55,7 +59,7 @@ class Draws:
         if self.vae:
             self.how = "draws from p(x|z)" if sample_pixels else "means of p(x|z)"
         else:
-            name = scheduler or "ddpm"
+            name = scheduler or default_sampler(pipeline.scheduler)
             pipeline = copy.copy(pipeline)
             pipeline.scheduler = make_sampler(name, pipeline.scheduler)
             self.steps = steps or default_steps(name, pipeline.scheduler.config.num_train_timesteps)
@@ -71,6 +75,8 @@ class Draws:
 
     def images(self) -> tuple[torch.Tensor, float]:
         """uint8 (count, C, H, W) and the seconds that they took."""
+        if self.compile:
+            compile_unet(self.pipeline.unet)
         parts, seconds = [], 0.0
         for first in range(0, self.count, CHUNK):
             name = f"samples-{first:07d}"

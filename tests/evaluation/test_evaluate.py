@@ -214,7 +214,7 @@ def test_nothing_is_written_without_out(saved, samples, tmp_path, monkeypatch, c
 
 
 def test_samples_are_those_of_the_sample_command(evaluate, saved, samples, tmp_path):
-    for model, flags in (("diffusion", ["--scheduler", "ddim", "--steps", "4"]), ("vae", ["--sample_pixels"])):
+    for model, flags in (("diffusion", ["--scheduler", "ddim", "--steps", "3"]), ("vae", ["--sample_pixels"])):
         evaluate(saved[model], *samples, *flags, "--seed", "3", out=f"{model}.json")
         grid = tmp_path / f"{model}.png"
         arguments = ["--num_images", str(COUNT), "--seed", "3", "--out", str(grid), "--device", "cpu"]
@@ -227,6 +227,10 @@ def test_the_sampler_does_not_change_the_bound(evaluate, saved, samples):
     both = evaluate(saved["diffusion"], *LIKELIHOOD, *samples, "--scheduler", "dpmsolver++", "--steps", "3")
     assert {key: both["metrics"][key] for key in alone} == alone
     assert both["samples"]["how"] == "dpmsolver++, 3 steps"
+
+
+def test_without_a_scheduler_it_is_that_of_the_sample_command(evaluate, saved, samples):
+    assert evaluate(saved["diffusion"], *samples)["samples"]["how"] == "ddpm, 6 steps"
 
 
 def test_a_vae_without_steps(evaluate, saved, samples, capsys):
@@ -460,9 +464,10 @@ def refused(capsys, tmp_path, saved, calls):
 
 
 def test_flags_that_do_not_go_together(refused, samples):
-    assert refused("vae", "--steps and --scheduler are for diffusion models", *samples, "--steps", "3") == 1
-    assert refused("vae", "--steps and --scheduler are for", "--likelihood", *samples, "--scheduler", "ddim") == 1
-    for flags in (["--steps", "3"], ["--scheduler", "ddim"], ["--features", "x"], ["--sample_pixels"]):
+    told = "--steps, --scheduler and --compile are for diffusion models"
+    for flags in (["--steps", "3"], ["--likelihood", "--scheduler", "ddim"], ["--compile"]):
+        assert refused("vae", told, *samples, *flags) == 1
+    for flags in (["--steps", "3"], ["--scheduler", "ddim"], ["--features", "x"], ["--sample_pixels"], ["--compile"]):
         assert refused("diffusion", f"{flags[0]}: only with --samples", *flags) == 1
 
 
