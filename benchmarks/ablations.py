@@ -17,6 +17,7 @@ from pathlib import Path
 from common import environment, shown_settings, write_json
 
 TRAINER = Path(__file__).parents[1] / "training" / "train_ddpm.py"
+SMALL_UNET = Path(__file__).with_name("ablations_unet.json")
 COSINE = {"ddpm_beta_schedule": "squaredcos_cap_v2"}
 ROWS = {
     "epsilon, simple, linear, beta_tilde": {},
@@ -37,6 +38,7 @@ ROWS = {
     "x_0, simple, linear, beta_tilde": {"prediction_type": "sample"},
     "x_0, truncated SNR, linear, beta_tilde": {"prediction_type": "sample", "loss_weighting": "truncated_snr"},
     "v, simple, linear, beta_tilde": {"prediction_type": "v_prediction"},
+    "v, simple, cosine, beta_tilde": {**COSINE, "prediction_type": "v_prediction"},
     "v, simple, cosine, learned (hybrid)": {
         **COSINE,
         "prediction_type": "v_prediction",
@@ -50,14 +52,18 @@ ROWS = {
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--dataset_name", default="digits", help="(default: %(default)s)")
-    add("--model", default="digits", help="preset of the UNet (default: %(default)s)")
-    add("--steps", type=int, default=2000, help="optimizer steps of each row (default: %(default)s)")
+    add("--dataset_name", default="ylecun/mnist", help="(default: %(default)s)")
+    add(
+        "--model",
+        default=str(SMALL_UNET),
+        help="preset or config of the UNet (default: benchmarks/ablations_unet.json)",
+    )
+    add("--steps", type=int, default=1200, help="optimizer steps of each row (default: %(default)s)")
     add("--batch_size", type=int, default=64, help="(default: %(default)s)")
     add("--learning_rate", type=float, default=2e-3, help="(default: %(default)s)")
     add("--evaluations", type=int, default=20_000, help="network evaluations for the bound (default: %(default)s)")
-    add("--samples", type=int, default=1000, help="(default: %(default)s)")
-    add("--sampling_steps", type=int, default=100, help="ancestral steps (default: %(default)s)")
+    add("--samples", type=int, default=500, help="(default: %(default)s)")
+    add("--sampling_steps", type=int, default=50, help="ancestral steps (default: %(default)s)")
     add("--rows", nargs="+", type=int, help="numbers of the rows to run, from 0 (default: all)")
     add("--seed", type=int, default=0, help="(default: %(default)s)")
     add("--work", type=Path, default=Path("runs/ablations"), help="folder of the trainings (default: %(default)s)")
@@ -69,7 +75,6 @@ def parse_args(argv=None):
 def train(args, changes: dict, folder: Path):
     flags = {
         "dataset_name": args.dataset_name,
-        "validation_split": "test",
         "model_config_name_or_path": args.model,
         "train_batch_size": args.batch_size,
         "eval_batch_size": args.batch_size,
@@ -92,7 +97,7 @@ def measure(args, folder: Path) -> dict:
     """The metrics of `hfgen evaluate`."""
     out = folder / "ablation.json"
     if not out.is_file():
-        words = f"--likelihood --evaluations {args.evaluations} --samples {args.samples} --steps {args.sampling_steps}"
+        words = f"--scheduler ddpm --likelihood --evaluations {args.evaluations} --samples {args.samples} --steps {args.sampling_steps}"
         command = [sys.executable, "-m", "hfgen.cli", "evaluate", str(folder), "--dataset_name", args.dataset_name]
         subprocess.run([*command, *words.split(), "--seed", str(args.seed), "--out", str(out)], check=True)
     return json.loads(out.read_text())["metrics"]

@@ -10,6 +10,7 @@ samples. Images/s are set beside those of the bare network evaluations at the sa
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -17,7 +18,9 @@ import torch
 from common import environment, shown_settings, synchronize, write_json
 from tqdm.auto import tqdm
 
+from hfgen.compiled import compile_unet
 from hfgen.data.images import ImagesInMemory
+from hfgen.errors import HfgenError
 from hfgen.evaluation.features import load_feature_network
 from hfgen.evaluation.quality import frechet_distance, precision_recall
 from hfgen.evaluation.samples import Draws, real_features
@@ -28,6 +31,7 @@ from hfgen.schedulers import SAMPLER_NAMES
 
 EVALUATIONS = (5, 10, 20, 50, 100, 250, 1000)
 BARE_CALLS = 20
+CHOICES = {"schedulers": None, "evaluations": None, "plot": None}
 
 
 def parse_args(argv=None):
@@ -41,15 +45,10 @@ def parse_args(argv=None):
     add("--samples", type=int, default=1000, help="images of each row (default: %(default)s)")
     add("--schedulers", nargs="+", choices=SAMPLER_NAMES, default=list(SAMPLER_NAMES))
     add("--evaluations", nargs="+", type=int, default=list(EVALUATIONS), help="(default: %(default)s)")
-    add(
-        "--most_for_others",
-        type=int,
-        default=100,
-        help="most evaluations of samplers other than ddpm and ddim (default: %(default)s)",
-    )
     add("--batch_size", type=int, default=64, help="(default: %(default)s)")
     add("--seed", type=int, default=0, help="(default: %(default)s)")
     add("--device", help="(default: the first of cuda, mps and cpu there is)")
+    add("--compile", action="store_true", help="torch.compile the UNet, of the bare network too")
     add("--out", type=Path, help="JSON file of the results")
     add("--plot", type=Path, help="PNG file of the curves")
     return parser.parse_args(argv)
@@ -77,12 +76,22 @@ def bare_images_per_second(pipeline, batch_size: int, evaluations: int) -> float
     return batch_size * calls / evaluations / (time.perf_counter() - start)
 
 
+def finished_rows(args, settings: dict) -> list[dict]:
+    """Those of an earlier run; of one with other settings none."""
+    if args.out is None or not args.out.is_file():
+        return []
+    earlier = json.loads(args.out.read_text())
+    return earlier["rows"] if {**earlier["settings"], **CHOICES} == {**settings, **CHOICES} else []
+
+
 def measure(args, pipeline, network, reference, name: str, evaluations: int) -> dict:
     """A row: a sampler with a number of network evaluations."""
-    bare = bare_images_per_second(pipeline, args.batch_size, evaluations)
-    draws = Draws(pipeline, args.samples, steps_for(name, evaluations), name, args.seed, args.batch_size)
+    steps = steps_for(name, evaluations)
+    calls = 2 * steps - 1 if name == "heun" else steps
+    bare = bare_images_per_second(pipeline, args.batch_size, calls)
+    draws = Draws(pipeline, args.samples, steps, name, args.seed, args.batch_size, compile=args.compile)
     images, seconds = draws.images()
-    after = bare_images_per_second(pipeline, args.batch_size, evaluations)
+    after = bare_images_per_second(pipeline, args.batch_size, calls)
     features = network(ImagesInMemory(images))
     precision, recall = precision_recall(features, reference)
     return {
@@ -117,6 +126,8 @@ def plot(rows: list[dict], floor: float, path: Path):
 def main(argv=None):
     args = parse_args(argv)
     pipeline = load_pipeline(args.pipeline, device=pick_device(args.device))
+    if args.compile:
+        compile_unet(pipeline.unet)
     network = load_feature_network(args.features, pipeline.device)
     probe = Draws(pipeline, args.samples, seed=args.seed)
     reference, floor = (
@@ -124,29 +135,31 @@ def main(argv=None):
         for key, split in enumerate((args.split, args.train_split))
     )
     floor = {"frechet": frechet_distance(floor, reference), "precision_recall": precision_recall(floor, reference)}
-    T = pipeline.scheduler.config.num_train_timesteps
-    grid = [
-        (name, evaluations)
-        for name in args.schedulers
-        for evaluations in args.evaluations
-        if evaluations <= (T if name in ("ddpm", "ddim") else args.most_for_others)
-    ]
-    rows = []
+    grid = [(name, evaluations) for name in args.schedulers for evaluations in args.evaluations]
+    settings = shown_settings(args)
+    rows = finished_rows(args, settings)
+    done = {(row["scheduler"], row["evaluations"]) for row in rows}
     print(f"floor: Frechet {floor['frechet']:.3f}, precision and recall {floor['precision_recall']}")
-    print(
-        f"{'scheduler':<12} {'calls':>5} {'Frechet':>8} {'precision':>9} {'recall':>7} {'images/s':>9} {'of bare':>8}"
-    )
-    for name, evaluations in tqdm(grid, desc="rows"):
-        row = measure(args, pipeline, network, reference, name, evaluations)
-        rows.append(row)
-        tqdm.write(
-            f"{name:<12} {evaluations:>5} {row['frechet']:>8.3f} {row['precision']:>9.3f} {row['recall']:>7.3f} "
-            f"{row['images_per_second']:>9.2f} {row['share_of_bare']:>8.3f}"
-        )
+    for name, evaluations in tqdm([key for key in grid if key not in done], desc="rows"):
+        try:
+            row = measure(args, pipeline, network, reference, name, evaluations)
+        except HfgenError as error:  # such as more steps than the scheduler can take
+            tqdm.write(f"{name}, {evaluations} evaluations: {error}")
+            continue
+        rows = sorted([*rows, row], key=lambda r: (SAMPLER_NAMES.index(r["scheduler"]), r["evaluations"]))
+        tqdm.write(shown(row))
         if args.out is not None:
-            write_json(args.out, {**environment(), "settings": shown_settings(args), "floor": floor, "rows": rows})
+            write_json(args.out, {**environment(), "settings": settings, "floor": floor, "rows": rows})
+    print("scheduler        calls  Frechet precision  recall  images/s  of bare", *map(shown, rows), sep="\n")
     if args.plot is not None:
         plot(rows, floor["frechet"], args.plot)
+
+
+def shown(row: dict) -> str:
+    return (
+        f"{row['scheduler']:<16} {row['evaluations']:>5} {row['frechet']:>8.3f} {row['precision']:>9.3f} "
+        f"{row['recall']:>7.3f} {row['images_per_second']:>9.2f} {row['share_of_bare']:>8.3f}"
+    )
 
 
 if __name__ == "__main__":
