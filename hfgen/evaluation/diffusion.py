@@ -57,7 +57,7 @@ def evaluate_diffusion(
         bound = exact_vlb(model, process, data.images, **arguments)
     else:
         bound = sampled_vlb(model, process, data.images, evaluations, **arguments)
-    return header("diffusion", pipeline.unet, dataset_name, data, split, seed) | {
+    return header(pipeline.unet, dataset_name, data.fingerprint, split, len(data.images), seed) | {
         "likelihood": "discretised Gaussian at t = 1",
         "quantity": QUANTITY,
         "T": process.num_steps,

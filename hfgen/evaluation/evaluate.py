@@ -9,11 +9,10 @@ from pathlib import Path
 
 import torch
 
-from hfgen.environment import environment
 from hfgen.errors import HfgenError
 from hfgen.evaluation.diffusion import evaluate_diffusion
 from hfgen.evaluation.features import load_feature_network
-from hfgen.evaluation.header import shown_dataset
+from hfgen.evaluation.header import header
 from hfgen.evaluation.report import save_json
 from hfgen.evaluation.samples import Draws, RealImages, evaluate_samples, real_images
 from hfgen.evaluation.vae import evaluate_vae
@@ -126,14 +125,7 @@ def _likelihood(pipeline, flags, resumable) -> dict:
 def _merged(results: dict, measured: dict, real: RealImages, model, flags) -> dict:
     """Both parts as one; without the first, its head."""
     metrics = {**results.get("metrics", {}), **measured.pop("metrics")}
-    head = results or {
-        "kind": "VAE" if "latent_size" in model.config else "diffusion",
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "dataset": shown_dataset(flags.dataset_name),
-        "dataset_fingerprint": real.fingerprint,
-        "split": flags.split,
-        "images": measured["reference"],
-        "seed": flags.seed,
-        "environment": environment(model.device),
-    }
+    head = results or header(
+        model, flags.dataset_name, real.fingerprint, flags.split, measured["reference"], flags.seed
+    )
     return {**head, "metrics": metrics, "samples": measured}

@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from hfgen.environment import environment
-from hfgen.evaluation.images import EvaluationImages
 
 
-def header(kind: str, model, dataset_name: str, data: EvaluationImages, split: str, seed: int) -> dict:
-    """Which model on which images; of a local dataset its folder's name alone."""
+def header(model, dataset_name: str, fingerprint: str, split: str, images: int, seed: int) -> dict:
+    """Which model on which data: so many `images` of a split; of a local dataset its folder's name alone."""
     return {
-        "kind": kind,
+        "kind": "VAE" if "latent_size" in model.config else "diffusion",
         "parameters": sum(p.numel() for p in model.parameters()),
         "dataset": shown_dataset(dataset_name),
-        "dataset_fingerprint": data.fingerprint,
+        "dataset_fingerprint": fingerprint,
         "split": split,
-        "images": len(data.images),
+        "images": images,
         "seed": seed,
         "environment": environment(model.device),
     }

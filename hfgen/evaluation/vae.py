@@ -52,7 +52,7 @@ def evaluate_vae(
         dimensions = config.in_channels * config.sample_size**2
         for key in ("negative_elbo", "negative_iw_bound"):
             metrics[f"{key}_bits_per_dim"] = _in_bits(metrics[key], dimensions)
-    return header("VAE", vae, dataset_name, data, split, seed) | {
+    return header(vae, dataset_name, data.fingerprint, split, len(data.images), seed) | {
         "likelihood": config.likelihood,
         "quantity": likelihood.quantity,
         "iw_samples": num_samples,

@@ -24,8 +24,8 @@ def describe(pipeline, training: dict | None, results: dict | None) -> dict:
         "vae": vae,
         "classes": getattr(pipeline, "class_names", None),
         "needs_code": vae or not stock or isinstance(pipeline, ClassConditionalDDPMPipeline),
-        "few_steps": not vae and stock and pipeline.scheduler.config.num_train_timesteps >= 100,
-        "solver": ", lambda_min_clipped=-5.1" if not vae and _is_cosine(pipeline) else "",
+        "few_steps": not vae and stock and _solvers_know(pipeline),
+        "cosine": not vae and pipeline.scheduler.config.get("beta_schedule") == "squaredcos_cap_v2",
         "T": None if vae else pipeline.scheduler.config.num_train_timesteps,
         "summary": _vae(pipeline.vae) if vae else _diffusion(pipeline),
         "limits": _limits(pipeline, training, results),
@@ -41,8 +41,11 @@ def describe(pipeline, training: dict | None, results: dict | None) -> dict:
     return facts
 
 
-def _is_cosine(pipeline) -> bool:
-    return pipeline.scheduler.config.get("beta_schedule") == "squaredcos_cap_v2"
+def _solvers_know(pipeline) -> bool:
+    """Whether a solver of diffusers samples from it in few steps: stock pipelines hand it learned variances, which it takes for pixels."""
+    config = pipeline.scheduler.config
+    learned = config.get("variance_type") in ("learned", "learned_range")
+    return config.num_train_timesteps >= 100 and (isinstance(pipeline, ClassConditionalDDPMPipeline) or not learned)
 
 
 def _parameters(model) -> str:

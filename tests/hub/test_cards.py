@@ -8,7 +8,9 @@ import shutil
 import socket
 
 import pytest
+import torch
 import yaml
+from diffusers import DDPMScheduler, UNet2DModel
 from hub_server import card_errors
 from huggingface_hub import ModelCard
 
@@ -16,6 +18,8 @@ from hfgen.errors import HfgenError
 from hfgen.hub.card import MARK, refresh_card
 from hfgen.hub.publish import publish_folder
 from hfgen.loading import load_pipeline
+from hfgen.pipelines import UnconditionalDiffusionPipeline
+from hfgen.schedulers import make_sampler
 from hfgen.trainer.arguments import parse_ddpm_config, parse_vae_config
 from hfgen.trainer.record import command_line
 
@@ -123,6 +127,38 @@ def test_only_datasets_of_the_hub_are_in_the_metadata(trained, dataset, listed):
     text = refresh(folder)
     assert metadata(text).get("datasets") == listed
     assert card_errors(text) == []
+
+
+@pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("variance", ["fixed_small", "learned_range"])
+def test_code_of_few_steps_runs_where_a_solver_can_sample(tmp_path, monkeypatch, schedule, variance):
+    torch.manual_seed(0)
+    learned = variance == "learned_range"
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1 + learned,
+        block_out_channels=(8,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    scheduler = DDPMScheduler(100, beta_schedule=schedule, variance_type=variance)
+    UnconditionalDiffusionPipeline(unet, scheduler).save_pretrained(tmp_path / "model")
+    text = refresh(tmp_path / "model")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == (1 if learned else 2)  # stock pipelines hand a solver both halves of a learned variance
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks:
+        exec(block, names)
+        assert len(names["images"]) == 16
+    if not learned:
+        config = make_sampler("sde-dpmsolver++", scheduler).config
+        used = names["pipeline"].scheduler.config
+        keys = ("timestep_spacing", "algorithm_type", "solver_type", "lambda_min_clipped", "beta_schedule")
+        assert {key: used[key] for key in keys} == {key: config[key] for key in keys}
 
 
 def test_a_card_tells_the_run(trained):
