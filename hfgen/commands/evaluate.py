@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hfgen.commands.sample import COMPILE
-from hfgen.commands.values import non_negative, whole_number
+from hfgen.commands.values import fraction, non_negative, whole_number
 from hfgen.errors import HfgenError
 from hfgen.schedulers.names import SAMPLER_NAMES
 
@@ -41,6 +41,7 @@ def add_evaluation_flags(parser):
     add("--samples", type=whole_number(2), help="images to draw for Frechet distance, precision and recall")
     add("--steps", type=whole_number(1), help="denoising steps of the samples (default: as in hfgen sample)")
     add("--scheduler", choices=SAMPLER_NAMES, help="sampler of a diffusion model (default: as in hfgen sample)")
+    add("--eta", type=fraction, help="noise of ddim, from 0 to 1 as in ddpm (default: 0)")
     add("--guidance_scale", type=non_negative, help="of a class-conditional model, 1: no guidance (default: 1)")
     add("--sample_pixels", action="store_true", help="of a VAE: draw from p(x|z) instead of taking its mean")
     add(
@@ -79,7 +80,9 @@ def run(args):
 def check_flags(args):
     """Raise `HfgenError` for flags of samples without samples."""
     given = [
-        f"--{name}" for name in ("steps", "scheduler", "guidance_scale", "features") if getattr(args, name) is not None
+        f"--{name}"
+        for name in ("steps", "scheduler", "eta", "guidance_scale", "features")
+        if getattr(args, name) is not None
     ]
     given += [f"--{name}" for name in ("sample_pixels", "compile") if getattr(args, name)]
     if args.samples is None and given:

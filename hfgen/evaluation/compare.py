@@ -55,7 +55,7 @@ def _entry(flags: Namespace, model: str, name: str, work: Path) -> Entry:
     vae = isinstance(pipeline, VAEPipeline)
     own.likelihood = True
     if vae:
-        own.steps = own.scheduler = None
+        own.steps = own.scheduler = own.eta = None
         own.compile = False
     else:
         own.sample_pixels = False

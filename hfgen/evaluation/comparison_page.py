@@ -57,7 +57,7 @@ def command(flags: Namespace) -> str:
     words = ["hfgen compare", *models]
     if flags.samples is not None:
         words.append(f"--samples {flags.samples}")
-    for name in ("split", "steps", "scheduler", "guidance_scale", "max_images", "iw_samples", "seed"):
+    for name in ("split", "steps", "scheduler", "eta", "guidance_scale", "max_images", "iw_samples", "seed"):
         value = getattr(flags, name)
         if value is not None:
             words.append(f"--{name} {value}")

@@ -54,6 +54,7 @@ def _evaluate(pipeline, model, flags, resumable: Resumable):
             flags.guidance_scale,
             resumable,
             flags.compile,
+            flags.eta,
         )
         network = load_feature_network(flags.features, pipeline.device)
         real = real_images(

@@ -43,14 +43,16 @@ class Draws:
         guidance_scale: float | None = None,
         resumable: Resumable | None = None,
         compile: bool = False,
+        eta: float | None = None,
     ):
-        self.count, self.seed, self.batch_size, self.compile = count, seed, batch_size, compile
+        self.count, self.seed, self.batch_size = count, seed, batch_size
+        self.compile, self.eta = compile, eta or 0.0
         self.resumable = resumable or Resumable(None)
         self.sample_pixels = sample_pixels
         self.vae = isinstance(pipeline, VAEPipeline)
-        if self.vae and (steps is not None or scheduler is not None or compile):
+        if self.vae and (compile or any(value is not None for value in (steps, scheduler, eta))):
             raise HfgenError(
-                "--steps, --scheduler and --compile are for diffusion models, and this is a VAE: leave them out"
+                "--steps, --scheduler, --eta and --compile are for diffusion models, and this is a VAE: leave them out"
             )
         self.class_names = getattr(pipeline, "class_names", None)
         if guidance_scale is not None and self.class_names is None:
@@ -63,9 +65,9 @@ class Draws:
             pipeline = copy.copy(pipeline)
             pipeline.scheduler = make_sampler(name, pipeline.scheduler)
             self.steps = steps or default_steps(name, pipeline.scheduler.config.num_train_timesteps)
-            self.how = f"{name}, {self.steps} steps"
+            self.how = f"{name}, {self.steps} steps{f', eta {eta:g}' if eta else ''}"
             try:
-                check_inputs(pipeline, 1, None, self.steps, 0.0, "pt")
+                check_inputs(pipeline, 1, None, self.steps, eta or 0.0, "pt")
                 set_timesteps(pipeline, self.steps)
             except ValueError as error:
                 raise HfgenError(str(error)) from error
@@ -98,6 +100,7 @@ class Draws:
             self.steps,
             self.seed,
             self.batch_size,
+            self.eta,
             first=first,
             guidance_scale=self.guidance_scale,
         )

@@ -20,6 +20,7 @@ def seconds_per_sample(pipeline, flags: Namespace, batch: int, repeat: int) -> f
         flags.sample_pixels,
         flags.guidance_scale,
         compile=flags.compile,
+        eta=flags.eta,
     )
     times = [draws.images()[1] for _ in range(repeat + 1)]
     return median(times[1:]) / batch

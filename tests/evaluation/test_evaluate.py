@@ -214,7 +214,10 @@ def test_nothing_is_written_without_out(saved, samples, tmp_path, monkeypatch, c
 
 
 def test_samples_are_those_of_the_sample_command(evaluate, saved, samples, tmp_path):
-    for model, flags in (("diffusion", ["--scheduler", "ddim", "--steps", "3"]), ("vae", ["--sample_pixels"])):
+    for model, flags in (
+        ("diffusion", ["--scheduler", "ddim", "--steps", "3", "--eta", "0.5"]),
+        ("vae", ["--sample_pixels"]),
+    ):
         evaluate(saved[model], *samples, *flags, "--seed", "3", out=f"{model}.json")
         grid = tmp_path / f"{model}.png"
         arguments = ["--num_images", str(COUNT), "--seed", "3", "--out", str(grid), "--device", "cpu"]
@@ -464,10 +467,18 @@ def refused(capsys, tmp_path, saved, calls):
 
 
 def test_flags_that_do_not_go_together(refused, samples):
-    told = "--steps, --scheduler and --compile are for diffusion models"
-    for flags in (["--steps", "3"], ["--likelihood", "--scheduler", "ddim"], ["--compile"]):
+    told = "--steps, --scheduler, --eta and --compile are for diffusion models"
+    for flags in (["--steps", "3"], ["--likelihood", "--scheduler", "ddim"], ["--eta", "0"], ["--compile"]):
         assert refused("vae", told, *samples, *flags) == 1
-    for flags in (["--steps", "3"], ["--scheduler", "ddim"], ["--features", "x"], ["--sample_pixels"], ["--compile"]):
+    alone = (
+        ["--steps", "3"],
+        ["--scheduler", "ddim"],
+        ["--eta", "1"],
+        ["--features", "x"],
+        ["--sample_pixels"],
+        ["--compile"],
+    )
+    for flags in alone:
         assert refused("diffusion", f"{flags[0]}: only with --samples", *flags) == 1
 
 
@@ -483,6 +494,7 @@ def test_values_out_of_range(refused, samples):
     ):
         assert refused("diffusion", flag, flag, value) == 2
     assert refused("diffusion", "use 1..6", *LIKELIHOOD, *samples, "--steps", "7") == 1
+    assert refused("diffusion", "has no eta", *samples, "--scheduler", "unipc", "--eta", "0.5") == 1
 
 
 def test_samples_that_are_too_few_are_told_before_the_likelihood(refused, saved):
