@@ -13,13 +13,13 @@ demo: $(DEMO)/trajectory.gif
 	@echo "$(DEMO)/trajectory.gif   from noise to digits"
 	@echo "$(DEMO)/loss.png         training and held-out loss"
 	@echo
-	@echo "next: $(BIN)/hfgen sample $(DEMO) --scheduler dpmsolver++ --steps 20 --seed 1 --out more.png"
+	@echo "next: $(BIN)/hfgen sample $(DEMO) --seed 1 --out more.png"
 	@echo "      $(BIN)/hfgen sample model_cards/ddpm-mnist --num_images 64 --out mnist.png"
 
 $(DEMO)/trajectory.gif: | $(INSTALLED)
 	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		training/train_ddpm.py --config training/digits.yaml --output_dir $(DEMO) --resume_from_checkpoint latest
-	$(BIN)/hfgen sample $(DEMO) --num_images 64 --seed 0 --out $(DEMO)/samples.png --trajectory $(DEMO)/trajectory.gif
+	$(BIN)/hfgen sample $(DEMO) --scheduler ddpm --num_images 64 --seed 0 --out $(DEMO)/samples.png --trajectory $(DEMO)/trajectory.gif
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
