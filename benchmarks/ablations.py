@@ -103,18 +103,26 @@ def measure(args, folder: Path) -> dict:
     return json.loads(out.read_text())["metrics"]
 
 
-def markdown(rows: list[dict], floor: float) -> str:
+def markdown(result: dict) -> str:
+    """The table, with what it was made by and on."""
+    settings, floor = result["settings"], result["floor"]
     head = (
         "| prediction, weighting, schedule, variance | bound, bits/dim | L_0 | Frechet (not FID) | precision | recall |"
     )
     lines = [
         f"| {row['name']} | {row['bits_per_dim']:.3f} ± {row['error']:.3f} | {row['L_0']:.3f} | {row['frechet']:.3f} | "
         f"{row['precision']:.3f} | {row['recall']:.3f} |"
-        for row in rows
+        for row in result["rows"]
     ]
-    return "\n".join(
-        [head, "|---|---|---|---|---|---|", *lines, f"\nFloor of the Frechet distance (training images): {floor:.3f}."]
+    how = (
+        f"`python benchmarks/ablations.py` on {settings['dataset_name']} with {settings['model']}: the same UNet, "
+        f"{settings['steps']} steps of {settings['batch_size']} training images and seed for each row. The bound on the test images "
+        f"from {settings['evaluations']:,} network evaluations; Frechet distance, precision and recall of {settings['samples']} "
+        f"ancestral samples of {settings['sampling_steps']} steps, floor {floor:.3f} (training images). {result['device']}, "
+        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        + "."
     )
+    return "\n".join([head, "|---|---|---|---|---|---|", *lines, "", how])
 
 
 def main(argv=None):
@@ -138,9 +146,10 @@ def main(argv=None):
             }
         )
         floor = metrics["frechet_floor"]["mean"]
-        table = markdown(rows, floor)
+        result = {**environment(), "settings": shown_settings(args), "floor": floor, "rows": rows}
+        table = markdown(result)
         if args.out is not None:
-            write_json(args.out, {**environment(), "settings": shown_settings(args), "floor": floor, "rows": rows})
+            write_json(args.out, result)
         if args.markdown is not None:
             args.markdown.write_text(table + "\n")
     print(table)

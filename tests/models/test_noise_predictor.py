@@ -7,6 +7,8 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention
+from hub_server import HubServer
+from huggingface_hub import HfApi, constants
 
 from hfgen.errors import HfgenError
 from hfgen.models import UNET_PRESETS, build_unet, load_unet_config
@@ -33,6 +35,22 @@ def first_and_last_step(preset, num_train_timesteps=1000):
     channels, resolution = SHAPES[preset]
     x_t = torch.randn(2, channels, resolution, resolution, generator=torch.Generator().manual_seed(0))
     return x_t, torch.tensor([0, num_train_timesteps - 1])
+
+
+def test_a_repository_of_a_pipeline_or_of_a_model(monkeypatch, tmp_path):
+    with HubServer() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        api = HfApi(hub.url, "hf_alice")
+        (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel", "block_out_channels": [8, 16]}))
+        for repo, place in (("alice/pipeline", "unet/config.json"), ("alice/model", "config.json")):
+            api.create_repo(repo)
+            api.upload_file(path_or_fileobj=tmp_path / "config.json", path_in_repo=place, repo_id=repo)
+            assert load_unet_config(repo)["block_out_channels"] == [8, 16]
+        with pytest.raises(HfgenError, match="'alice/none' is no preset"):
+            load_unet_config("alice/none")
 
 
 def test_every_preset_is_tested():
