@@ -94,7 +94,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         """Draw an image for each label.
 
         Args:
-            class_labels: numbers or names of classes, one for each image; they may differ.
+            class_labels: numbers or names of classes, one for each image; they may differ. A word of digits is a name,
+                if there is such a class, and else a number.
             guidance_scale: w in out_u + w (out_c - out_u), with out_c and out_u the network's outputs with the class and
                 without: 1 samples from the model of p(x|class), 0 from that of p(x), more than 1 sharpens towards images
                 that are typical of the class, at the price of variety. Other than 0 and 1 it takes two network evaluations a
@@ -135,6 +136,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         names = self.class_names
         if isinstance(label, str) and label in names:
             return names.index(label)
+        if isinstance(label, str) and label.isdecimal():
+            label = int(label)
         if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
             return label
         raise ValueError(f"class label {label!r}: use 0..{len(names) - 1}, or a name of {', '.join(names)}")

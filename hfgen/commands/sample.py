@@ -99,15 +99,10 @@ def _from_diffusion(pipeline, args):
         args.batch_size,
         args.eta or 0.0,
         trajectory=with_trajectory,
-        class_labels=label_values(args.class_labels),
+        class_labels=args.class_labels,
         guidance_scale=guidance,
     )
     return samples, f"{name}, {steps} steps" + (f", guidance {guidance:g}" if guidance != 1 else "")
-
-
-def label_values(words: list[str] | None) -> list[int | str] | None:
-    """Numbers of classes as integers; names stay."""
-    return None if words is None else [int(word) if word.isdecimal() else word for word in words]
 
 
 def _from_vae(pipeline, args):

@@ -8,7 +8,6 @@ import math
 import torch
 from diffusers import (
     DDIMScheduler,
-    DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
@@ -18,11 +17,12 @@ from diffusers import (
 
 from hfgen.errors import HfgenError
 from hfgen.schedulers.names import SAMPLER_NAMES
+from hfgen.schedulers.scheduling_hfgen_posterior_mean import TrailingDDPMScheduler
 
 # timestep spacings of table 2 in Lin et al. 2023 that start at T - 1, where x_t is noise, for any number of steps
 TRAILING, LINSPACE = {"timestep_spacing": "trailing"}, {"timestep_spacing": "linspace"}
 SAMPLERS = {
-    "ddpm": (DDPMScheduler, TRAILING),
+    "ddpm": (TrailingDDPMScheduler, TRAILING),
     "ddim": (DDIMScheduler, TRAILING),
     "dpmsolver++": (
         DPMSolverMultistepScheduler,
@@ -69,7 +69,7 @@ def make_sampler(name: str, scheduler: SchedulerMixin) -> SchedulerMixin:
         raise HfgenError(
             "unipc diverges for epsilon on a cosine schedule, whose SNR at T is nearly 0: use dpmsolver++, ddim or ddpm"
         )
-    if not isinstance(scheduler, cls) and config.get("variance_type") in ("learned", "learned_range"):
+    if name != "ddpm" and config.get("variance_type") in ("learned", "learned_range"):
         config.pop("variance_type")  # it concerns ancestral steps alone
     if cosine and "lambda_min_clipped" in inspect.signature(cls).parameters:
         config["lambda_min_clipped"] = COSINE_LAMBDA_MIN
@@ -77,9 +77,16 @@ def make_sampler(name: str, scheduler: SchedulerMixin) -> SchedulerMixin:
         sampler = cls.from_config(config)
     except NotImplementedError:  # of this kind of betas it has no formula
         sampler = cls.from_config({**config, "beta_schedule": "linear", "trained_betas": scheduler.betas.tolist()})
-    if not torch.allclose(sampler.betas.double(), scheduler.betas.double(), rtol=1e-5, atol=0):
+    if not _same_noise(sampler, scheduler):
         raise HfgenError(f"{cls.__name__} cannot keep the betas of {type(scheduler).__name__}: use --scheduler ddpm")
     return sampler
+
+
+def _same_noise(sampler, scheduler) -> bool:
+    """Whether both have the same alpha_bar, but for rounding and the least SNR of solvers, and no noise level is infinite."""
+    ours, given = sampler.alphas_cumprod.double(), scheduler.alphas_cumprod.double()
+    finite = not hasattr(sampler, "sigmas") or sampler.sigmas.isfinite().all()
+    return bool(finite and torch.allclose(ours, given, rtol=1e-4, atol=1e-7))
 
 
 def default_sampler(scheduler: SchedulerMixin) -> str:

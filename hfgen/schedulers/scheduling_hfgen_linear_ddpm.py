@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import torch
-from diffusers import DDPMScheduler
 from diffusers.configuration_utils import register_to_config
+
+from hfgen.schedulers.scheduling_hfgen_posterior_mean import TrailingDDPMScheduler
 
 HO_STEPS = 1000
 HO_BETA_START = 1e-4
 HO_BETA_END = 0.02
 
 
-class LinearDDPMScheduler(DDPMScheduler):
+class LinearDDPMScheduler(TrailingDDPMScheduler):
     """`DDPMScheduler` with linear betas, 1e-4 to 0.02 at T = 1000 and scaled by 1000/T for another T.
 
     The scaling keeps alpha_bar_T near 0 whatever T is. API and config are `DDPMScheduler`'s; the betas that result
@@ -132,10 +133,3 @@ class LinearDDPMScheduler(DDPMScheduler):
         rows = self._posterior_coefficients[:, timesteps.cpu()].to(x_t.dtype).to(x_t.device)
         of_x_0, of_x_t, variance = rows.reshape(3, -1, *[1] * (x_t.ndim - 1)).unbind()
         return of_x_0 * x_0 + of_x_t * x_t, variance
-
-    def _get_variance(self, t, predicted_variance=None, variance_type=None):
-        """As inherited, but 0 at the last step whatever the timestep spacing: z = 0 there (Ho et al., algorithm 2)."""
-        if self.previous_timestep(t) < 0:
-            logarithm = (variance_type or self.config.variance_type) == "learned_range"
-            return torch.full_like(self.one, -torch.inf if logarithm else 0.0)
-        return super()._get_variance(t, predicted_variance, variance_type)

@@ -7,7 +7,21 @@ from diffusers import DDPMScheduler
 from diffusers.configuration_utils import register_to_config
 
 
-class PosteriorMeanDDPMScheduler(DDPMScheduler):
+class TrailingDDPMScheduler(DDPMScheduler):
+    """`DDPMScheduler` whose last step adds no noise, as z = 0 there (Ho et al. 2020, algorithm 2), whatever the timesteps.
+
+    The stock one adds none at timestep 0 alone; "trailing" timesteps end above it, where the variance is beta (fixed_large) or
+    learned.
+    """
+
+    def _get_variance(self, t, predicted_variance=None, variance_type=None):
+        if self.previous_timestep(t) < 0:
+            logarithm = (variance_type or self.config.variance_type) == "learned_range"
+            return torch.full_like(self.one, -torch.inf if logarithm else 0.0)
+        return super()._get_variance(t, predicted_variance, variance_type)
+
+
+class PosteriorMeanDDPMScheduler(TrailingDDPMScheduler):
     """`DDPMScheduler` whose network puts out mu_tilde of Ho et al. 2020, equation 7 (their first parameterisation).
 
     The prediction is turned into x_0 = (mu - c_t x_t) / c_0, with the weights c_0 of x_0 and c_t of x_t in mu_tilde, and then
@@ -48,7 +62,7 @@ class PosteriorMeanDDPMScheduler(DDPMScheduler):
             "timestep_spacing": timestep_spacing,
             "steps_offset": steps_offset,
         }
-        self.of_x_0 = DDPMScheduler(**arguments, prediction_type="sample")
+        self.of_x_0 = TrailingDDPMScheduler(**arguments, prediction_type="sample")
         self.betas, self.alphas, self.alphas_cumprod = self.of_x_0.betas, self.of_x_0.alphas, self.of_x_0.alphas_cumprod
         self.one, self.init_noise_sigma = self.of_x_0.one, 1.0
         self.custom_timesteps, self.num_inference_steps = False, None

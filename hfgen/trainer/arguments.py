@@ -96,6 +96,7 @@ def _check_ranges(group):
         (POSITIVE, lambda v: 0 < v < math.inf, "greater than 0"),
         (NOT_NEGATIVE, lambda v: 0 <= v < math.inf, "0 or greater"),
         (BELOW_ONE, lambda v: 0 <= v < 1, "from 0 to below 1"),
+        (["seed"], lambda v: v < 2**32, "below 2**32"),
     ):
         for name in names:
             value = getattr(group, name, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class DDPMTask:
     """A weighted squared error of the prediction as the loss, ancestral samples as the grid, a pipeline repository as the result.
 
     `class_names` are those of a class-conditional model, None for another; `class_dropout` is the share of rows whose class
-    is withheld in training.
+    is withheld in training; `seen` the timesteps and losses of the step's micro-batches so far.
     """
 
     scheduler: SchedulerMixin
@@ -50,6 +50,7 @@ class DDPMTask:
     ylabel: str = "L_simple per pixel"
     class_names: list[str] | None = None
     class_dropout: float = 0.1
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     terms = ("loss",)
 
     @property
@@ -69,8 +70,14 @@ class DDPMTask:
             labels = torch.where(withheld, len(self.class_names), batch.labels)
         losses = self._losses(model, batch, timesteps, labels)
         if self.states:
-            self.times.update(gather(timesteps), gather(losses.detach()))
+            self.seen.append((gather(timesteps), gather(losses.detach())))
         return {"loss": weights * losses}
+
+    def end_step(self):
+        """Let the times learn from the whole batch at once: its micro-batches draw from the same distribution."""
+        if self.seen:
+            self.times.update(*map(torch.cat, zip(*self.seen, strict=True)))
+            self.seen.clear()
 
     def held_out_loss(self, model, batch):
         """The loss at times spread evenly over the images, whatever the batches, with the classes of the images."""

@@ -182,6 +182,7 @@ class Trainer:
         self.lr_scheduler.step()
         if self.ema is not None:
             self.ema.update()
+        self.task.end_step()
         self.step += 1
 
     def _draw(self, rows: torch.Tensor, images: torch.Tensor, offset: int) -> Batch:

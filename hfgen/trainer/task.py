@@ -48,6 +48,9 @@ class Task(Protocol):
     def loss(self, model, batch: Batch) -> Terms:
         """What `terms` names, of each image, (B,): "loss" is minimised, all are logged."""
 
+    def end_step(self) -> None:
+        """Called after each optimizer step, whose micro-batches `loss` has seen."""
+
     def held_out_loss(self, model, batch: Batch) -> Terms:
         """The same for held-out images, whose noise and uniforms are those of every other evaluation."""
 

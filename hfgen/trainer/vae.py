@@ -64,6 +64,9 @@ class VAETask:
     def loss(self, model, batch):
         return self._terms(model, batch, kl_weight(batch.step, self.kl_warmup_steps), Stream.TRAINING_NOISE)
 
+    def end_step(self):
+        """Nothing is kept from step to step."""
+
     def held_out_loss(self, model, batch):
         return self._terms(model, batch, 1.0, Stream.VALIDATION_NOISE)
 

@@ -113,6 +113,17 @@ def test_names_and_numbers_and_tensors():
     assert pipeline_of(names=None).label_numbers(["2", 1]) == [2, 1]
 
 
+def test_a_word_of_digits_is_a_name_where_there_is_such_a_class():
+    ours = pipeline_of(names=["1", "2", "7"])
+    assert ours.label_numbers(["1", "2", "7"]) == [0, 1, 2]
+    assert ours.label_numbers([1, 2, 0]) == [1, 2, 0]
+    assert ours.label_numbers("0") == [0]
+    assert pipeline_of().label_numbers(["2", "cat"]) == [2, 2]
+    for label in ("3", 7):
+        with pytest.raises(ValueError, match=r"use 0\.\.2, or a name of 1, 2, 7"):
+            ours.label_numbers(label)
+
+
 @pytest.mark.parametrize("scale", [1, 3.0])
 def test_an_image_depends_on_its_own_label_and_generator_alone(scale):
     ours = pipeline_of()

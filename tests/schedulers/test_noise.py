@@ -125,7 +125,7 @@ def test_the_last_step_adds_no_noise(steps, spacing, variance):
 def test_a_sampler_keeps_the_betas_and_the_prediction(prediction, schedule):
     scheduler = noise_scheduler(schedule, 100, prediction, "learned_range")
     sampler = make_sampler("ddpm", scheduler)
-    assert type(sampler) is type(scheduler)
+    assert isinstance(sampler, type(scheduler))
     assert sampler.config.prediction_type == prediction
     assert sampler.variance_type == "learned_range"
     if prediction == "mu":

@@ -11,6 +11,7 @@ from hfgen.errors import HfgenError
 from hfgen.pipelines.pipeline_hfgen_class_conditional import set_timesteps
 from hfgen.schedulers import SAMPLER_NAMES, LinearDDPMScheduler, PosteriorMeanDDPMScheduler, make_sampler
 from hfgen.schedulers.samplers import default_sampler, default_steps
+from hfgen.schedulers.scheduling_hfgen_posterior_mean import TrailingDDPMScheduler
 
 TRAINED_WITH = {
     "stock defaults": DDPMScheduler,
@@ -49,7 +50,7 @@ def test_few_steps_start_at_the_noise(name, steps):
 def test_ddpm_keeps_the_class_and_returns_from_others():
     assert type(make_sampler("ddpm", LinearDDPMScheduler())) is LinearDDPMScheduler
     back = make_sampler("ddpm", make_sampler("heun", DDPMScheduler(100, variance_type="fixed_large")))
-    assert type(back) is DDPMScheduler
+    assert type(back) is TrailingDDPMScheduler
     assert back.config.variance_type == "fixed_large"
 
 
@@ -60,6 +61,8 @@ def test_mistakes_name_the_way_out():
         make_sampler("ddim", EDMEulerScheduler())
     with pytest.raises(HfgenError, match="HeunDiscreteScheduler cannot keep the betas"):
         make_sampler("heun", DDPMScheduler(rescale_betas_zero_snr=True))
+    with pytest.raises(HfgenError, match="HeunDiscreteScheduler cannot keep the betas"):
+        make_sampler("heun", DDPMScheduler(beta_schedule="sigmoid", rescale_betas_zero_snr=True))
     with pytest.raises(HfgenError, match="predicts mu, which DDIMScheduler does not know: use --scheduler ddpm"):
         make_sampler("ddim", PosteriorMeanDDPMScheduler())
 
@@ -115,18 +118,26 @@ def test_any_number_of_steps_has_as_many_timesteps_of_the_model(name, trained):
         assert timesteps[-1] >= 0
 
 
-def gaussian_samples(name, steps, mean=0.3, std=0.2, T=1000, count=4000):
-    """Samples of N(mean, std^2), drawn with the exact noise predictor of such data."""
-    trained = LinearDDPMScheduler(T)
+def gaussian_samples(name, steps, trained=None, mean=0.3, std=0.2, count=4000, share_of_log=None):
+    """Samples of N(mean, std^2), drawn with the exact predictor of such data."""
+    trained = trained or LinearDDPMScheduler()
     sampler = make_sampler(name, trained)
     timesteps, generator = timesteps_of(sampler, steps), torch.Generator().manual_seed(0)
     x = torch.randn(count, 1, 1, 1, generator=generator) * sampler.init_noise_sigma
     arguments = {"generator": generator} if "generator" in inspect.signature(sampler.step).parameters else {}
     for t in sampler.timesteps:
-        alpha_bar = trained.alpha_bar[round(float(t))]
+        alpha_bar = trained.alphas_cumprod[round(float(t))].double()
         x_t = sampler.scale_model_input(x, t).double()
         epsilon = (1 - alpha_bar).sqrt() * (x_t - alpha_bar.sqrt() * mean) / (alpha_bar * std**2 + 1 - alpha_bar)
-        x = sampler.step(epsilon.float(), t, x, **arguments).prev_sample
+        output = epsilon
+        if trained.config.prediction_type == "v_prediction":
+            x_0 = mean + alpha_bar.sqrt() * std**2 / (alpha_bar * std**2 + 1 - alpha_bar) * (
+                x_t - alpha_bar.sqrt() * mean
+            )
+            output = alpha_bar.sqrt() * epsilon - (1 - alpha_bar).sqrt() * x_0
+        if share_of_log is not None:
+            output = torch.cat([output, torch.full_like(output, share_of_log)], dim=1)
+        x = sampler.step(output.float(), t, x, **arguments).prev_sample
     assert len(timesteps) >= steps
     return x
 
@@ -139,6 +150,38 @@ def test_samples_of_a_gaussian_have_its_mean_and_spread(name, steps):
     assert x.mean() == pytest.approx(0.3, abs=0.015)  # standard error 0.003
     # strided ancestral steps lose most spread: 0.160 is left of 50, 0.175 of 100
     assert x.std() == pytest.approx(0.2, abs=0.045 if steps < 100 else 0.02)
+
+
+@pytest.mark.parametrize(
+    ("variance", "share"), [("fixed_small", None), ("fixed_large", None), ("learned_range", 1), ("learned_range", 0)]
+)
+@pytest.mark.parametrize("cls", [DDPMScheduler, LinearDDPMScheduler])
+def test_the_last_of_few_ancestral_steps_adds_no_noise(cls, variance, share):
+    """Stock ones end in a standard deviation of 0.35 for 10 steps of fixed_large."""
+    trained = cls(1000, variance_type=variance, clip_sample=False)
+    assert gaussian_samples("ddpm", 10, trained, std=0.15, share_of_log=share).std() < 0.12
+    assert gaussian_samples("ddpm", 200, trained, std=0.15, share_of_log=share).std() == pytest.approx(0.15, abs=0.025)
+
+
+def test_the_last_of_few_steps_by_mu_adds_no_noise():
+    sampler = make_sampler("ddpm", PosteriorMeanDDPMScheduler(variance_type="fixed_large"))
+    timesteps_of(sampler, 10)
+    x, last = torch.ones(1, 1, 4, 4), sampler.timesteps[-1]
+    a, b = (sampler.step(x * 0.5, last, x, generator=torch.Generator().manual_seed(i)).prev_sample for i in range(2))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("T", [30, 1000])
+@pytest.mark.parametrize("name", [name for name in SAMPLER_NAMES if name != "heun"])
+def test_zero_terminal_snr_by_v(name, T):
+    for schedule in ("linear", "squaredcos_cap_v2", "sigmoid"):
+        betas = {"beta_schedule": schedule, "beta_start": 0.1 / T, "beta_end": 20 / T}
+        trained = DDPMScheduler(
+            T, **betas, prediction_type="v_prediction", rescale_betas_zero_snr=True, clip_sample=False
+        )
+        x = gaussian_samples(name, 15, trained)
+        assert x.mean() == pytest.approx(0.3, abs=0.03)
+        assert 0.1 < x.std() < 0.25
 
 
 def test_ancestral_sampling_adds_noise_and_the_solvers_of_odes_do_not():

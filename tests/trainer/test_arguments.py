@@ -177,6 +177,7 @@ def test_yaml_file_that_is_missing(tmp_path):
         *((name, "-1", "0 or greater") for name in NOT_NEGATIVE),
         *((name, value, "from 0 to below 1") for name in BELOW_ONE for value in ("1", "-0.1")),
         ("learning_rate", "nan", "greater than 0"),
+        ("seed", str(2**32), "below 2\\*\\*32"),
     ],
 )
 def test_numbers_out_of_range(name, value, rule):
