@@ -19,6 +19,8 @@ from common import environment, shown_settings, write_json
 TRAINER = Path(__file__).parents[1] / "training" / "train_ddpm.py"
 SMALL_UNET = Path(__file__).with_name("ablations_unet.json")
 COSINE = {"ddpm_beta_schedule": "squaredcos_cap_v2"}
+# what a row does not say
+HO_2020 = {"prediction_type": "epsilon", "ddpm_beta_schedule": "linear"}
 ROWS = {
     "epsilon, simple, linear, beta_tilde": {},
     "epsilon, simple, linear, beta": {"ddpm_variance_type": "fixed_large"},
@@ -132,7 +134,7 @@ def main(argv=None):
         name = names[number]
         folder = args.work / f"{number:02d}"
         if not (folder / "ablation.json").is_file():
-            train(args, ROWS[name], folder)
+            train(args, HO_2020 | ROWS[name], folder)
         metrics = measure(args, folder)
         bound = metrics["vlb_total_bits_per_dim"]
         rows.append(

@@ -73,7 +73,10 @@ def test_samplers(pipeline, tmp_path, capsys):
 def test_rows_of_ablations_are_configurations_of_the_trainer():
     import ablations
 
-    rows = [[f"--{key}={value}" for key, value in changes.items()] for changes in ablations.ROWS.values()]
+    rows = [
+        [f"--{key}={value}" for key, value in changes.items()]
+        for changes in map(ablations.HO_2020.__or__, ablations.ROWS.values())
+    ]
     assert len({repr(parse_ddpm_config(flags)) for flags in rows}) == len(rows)
     config = load_unet_config(str(ablations.SMALL_UNET))
     assert 200_000 < sum(p.numel() for p in build_unet(config, 28, 1, 1000).parameters()) < 500_000

@@ -15,6 +15,8 @@ LIKELIHOODS = {
     "categorical": "categorical likelihood of 8-bit pixels",
 }
 
+PREDICTED = {"v_prediction": "v", "sample": "x_0"}
+
 
 def describe(pipeline, training: dict | None, results: dict | None) -> dict:
     """The template's values."""
@@ -78,7 +80,7 @@ def _diffusion(pipeline) -> str:
     return (
         f"A denoising diffusion model (Ho et al. 2020) of {_images(unet.in_channels, unet.sample_size)}: "
         f"{_parameters(pipeline.unet)}, T = {scheduler.num_train_timesteps}, {schedule}, "
-        f"{scheduler.prediction_type} prediction{variance}{classes}."
+        f"{PREDICTED.get(scheduler.prediction_type, scheduler.prediction_type)} prediction{variance}{classes}."
     )
 
 

@@ -101,7 +101,8 @@ class DiffusionArguments:
     ddpm_num_steps: int = flag(1000, "T, the steps of the diffusion; betas are scaled by 1000/T")
     ddpm_num_inference_steps: int = flag(1000, "ancestral steps of the samples drawn while training, at most T")
     ddpm_beta_schedule: Literal["linear", "squaredcos_cap_v2", "sigmoid"] = flag(
-        "linear", "betas: linear (Ho et al. 2020), squaredcos_cap_v2 (cosine, Nichol & Dhariwal 2021) or sigmoid"
+        "squaredcos_cap_v2",
+        "betas: squaredcos_cap_v2 (cosine, Nichol & Dhariwal 2021), linear (Ho et al. 2020) or sigmoid",
     )
     rescale_betas_zero_snr: bool = flag(
         False, "shift the betas so that x_T is noise alone (Lin et al. 2023); not for epsilon and mu"
@@ -113,7 +114,7 @@ class DiffusionArguments:
         "hybrid", "of learned_range: L_hybrid, which trains the mean by loss_weighting, or L_vlb, the bound for both"
     )
     prediction_type: Literal["epsilon", "sample", "v_prediction", "mu"] = flag(
-        "epsilon", "what the network predicts: the noise, x_0, v, or mu, the mean of q(x_{t-1} | x_t, x_0)"
+        "v_prediction", "what the network predicts: v, the noise, x_0, or mu, the mean of q(x_{t-1} | x_t, x_0)"
     )
     loss_weighting: Literal["simple", "vlb", "snr", "truncated_snr", "min_snr"] = flag(
         "simple",

@@ -209,7 +209,8 @@ def loss_name(model: DiffusionArguments) -> str:
     """What the curves and the card call the loss."""
     if model.ddpm_variance_type == "learned_range" and model.variance_objective == "vlb":
         return "L_vlb, nats per pixel value"
-    name = f"squared error of {model.prediction_type}, weighting {model.loss_weighting}, per pixel"
+    predicted = model.prediction_type.removesuffix("_prediction")
+    name = f"squared error of {predicted}, weighting {model.loss_weighting}, per pixel"
     if model.prediction_type == "epsilon" and model.loss_weighting == "simple":
         name = "L_simple per pixel"
     return f"{name} + 0.001 L_vlb" if model.ddpm_variance_type == "learned_range" else name

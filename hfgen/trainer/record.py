@@ -14,6 +14,7 @@ from hfgen.trainer.loop import Trainer
 from hfgen.trainer.training_set import TrainingSet
 
 UNTOLD = ("cache_dir", "compile")
+ALWAYS_TOLD = ("prediction_type", "ddpm_beta_schedule", "ddpm_variance_type")  # a default may change, a model does not
 
 
 def training_record(config: DDPMConfig | VAEConfig, trainer: Trainer, images: TrainingSet, loss_name: str) -> dict:
@@ -42,12 +43,12 @@ def training_record(config: DDPMConfig | VAEConfig, trainer: Trainer, images: Tr
 
 
 def command_line(config: DDPMConfig | VAEConfig) -> str:
-    """The flags that differ from their defaults, as a command; of local files and folders only their names."""
+    """The flags that differ from their defaults, and what defines the model, as a command; of local files and folders only their names."""
     words = ["accelerate launch --quiet", config.script]
     for group in (config.data, config.model, config.optimization):
         for field in fields(group):
             value = getattr(group, field.name)
-            if value != field.default and field.name not in UNTOLD:
+            if field.name in ALWAYS_TOLD or (value != field.default and field.name not in UNTOLD):
                 words.append(f"--{field.name} {_shown(value)}")
     return " ".join([*words, f"--output_dir {_shown(config.run.output_dir)}"])
 

@@ -163,9 +163,12 @@ def test_code_of_few_steps_runs_where_a_solver_can_sample(tmp_path, monkeypatch,
 
 def test_a_card_tells_the_run(trained):
     text = refresh(trained("ddpm"))
-    assert "17,305 parameters, T = 25, linear betas from 0.004 to 0.8, epsilon prediction" in text
+    assert "17,305 parameters, T = 25, cosine schedule, v prediction" in text
     assert "36 images of a local dataset (split train), 2 epochs, 4 steps of 18 images" in text
-    assert "the moving average of the weights. Held-out L_simple per pixel at the end: " in text
+    assert (
+        "the moving average of the weights. Held-out squared error of v, weighting simple, per pixel at the end: "
+        in text
+    )
     assert "4 images taken from 'train'" in text
     assert re.search(r"\d+ seconds on .*1 thread; hfgen .*, PyTorch .*, diffusers .*, accelerate ", text)
     assert "have not been measured" in text

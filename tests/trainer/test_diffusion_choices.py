@@ -169,9 +169,12 @@ def test_classes_need_labels(short, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"rescale_betas_zero_snr": True}, "use v_prediction or sample"),
+        ({"rescale_betas_zero_snr": True, "prediction_type": "epsilon"}, "use v_prediction or sample"),
         ({"rescale_betas_zero_snr": True, "prediction_type": "mu"}, "use v_prediction or sample"),
-        ({"ddpm_num_steps": 20, "ddpm_num_inference_steps": 20}, "use more than 20 steps"),
+        (
+            {"ddpm_beta_schedule": "linear", "ddpm_num_steps": 20, "ddpm_num_inference_steps": 20},
+            "use more than 20 steps",
+        ),
         ({"ddpm_num_inference_steps": 31}, "more than ddpm_num_steps=30"),
     ],
 )
