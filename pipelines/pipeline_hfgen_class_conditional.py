@@ -308,7 +308,9 @@ def denoise(pipeline, predict, image, timesteps, generator, eta, callback_on_ste
     # the UNet's timesteps lie on its device, the scheduler's on the CPU: neither then waits for the other
     unet_timesteps = timesteps.to(pipeline._execution_device)
     accepted = inspect.signature(scheduler.step).parameters
-    step_kwargs = {k: v for k, v in {"eta": eta, "generator": generator}.items() if k in accepted}
+    # DDIM would go on with the noise of before x_0 was clipped, and end the worse the more steps it takes
+    step_kwargs = {"eta": eta, "generator": generator, "use_clipped_model_output": True}
+    step_kwargs = {k: v for k, v in step_kwargs.items() if k in accepted}
     with pipeline.progress_bar(total=len(timesteps)) as bar:
         for i, t in enumerate(timesteps):
             output = for_scheduler(pipeline, predict(scheduler.scale_model_input(image, t), unet_timesteps[i]))

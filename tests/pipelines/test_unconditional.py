@@ -68,7 +68,8 @@ def test_equals_the_ddim_pipeline_of_diffusers(eta):
     ours = pipeline(DDIMScheduler(num_train_timesteps=STEPS))
     stock = DDIMPipeline(ours.unet, ours.scheduler)
     stock.set_progress_bar_config(disable=True)
-    expected = stock(3, seeded(), eta, 5, output_type="np").images
+    # from the noise that belongs to the clipped x_0: without it 250 steps have a worse Frechet distance than 50
+    expected = stock(3, seeded(), eta, 5, use_clipped_model_output=True, output_type="np").images
     assert np.array_equal(ours(3, seeded(), 5, eta, "np").images, expected)
 
 
