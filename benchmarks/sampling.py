@@ -119,7 +119,7 @@ def plot(rows: list[dict], floor: float, path: Path):
     right.set(xscale="log", xlabel="network evaluations", ylabel="recall")
     for axes in (left, right):
         axes.grid(alpha=0.3, which="both")
-    left.legend()
+    left.legend(loc="upper right", fontsize="small", ncols=2)
     save_figure(figure, path)
 
 
