@@ -3,8 +3,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 INSTALLED := $(VENV)/.installed
+# where `make lint` looks at the tree as it is installed, with pipelines/ inside of hfgen
+HOUSE := build/house
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test test-fast lint docs wheel fix-copies model-zoo clean
 
 demo: $(DEMO)/trajectory.gif
 	@echo
@@ -22,22 +25,41 @@ $(DEMO)/trajectory.gif: | $(INSTALLED)
 	$(BIN)/hfgen sample $(DEMO) --scheduler ddpm --num_images 64 --seed 0 --out $(DEMO)/samples.png --trajectory $(DEMO)/trajectory.gif
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: $(INSTALLED)
+	$(PYTEST) -m "not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/typos
+	$(BIN)/mypy
+	rm -rf $(HOUSE) && mkdir -p $(HOUSE) && cp -R hfgen $(HOUSE)/hfgen && cp -R pipelines $(HOUSE)/hfgen/pipelines
+	cd $(HOUSE) && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache $(CURDIR)/.importlinter
+	$(BIN)/python .ci/copies.py
+	$(BIN)/python .ci/model_zoo.py --check
 
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+# a build folder of earlier may hold modules that are no more
 wheel: $(INSTALLED)
-	rm -rf dist
+	rm -rf dist build/lib build/bdist.*
 	$(BIN)/python -m build --wheel --outdir dist .
 
+fix-copies: $(INSTALLED)
+	$(BIN)/python .ci/copies.py --fix
+
+model-zoo: $(INSTALLED)
+	$(BIN)/python .ci/model_zoo.py
+
 # torch comes first and alone: an environment that has it takes no other build of it
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs/demo build dist hfgen.egg-info
+	rm -rf $(VENV) runs/demo build dist docs/_build hfgen.egg-info

@@ -9,12 +9,13 @@ Each row trains with `training/train_ddpm.py` and is measured by `hfgen evaluate
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 from common import environment, shown_settings, write_json
+
+from hfgen.results import EvaluationResult, Metric
 
 TRAINER = Path(__file__).parents[1] / "training" / "train_ddpm.py"
 SMALL_UNET = Path(__file__).with_name("ablations_unet.json")
@@ -95,14 +96,14 @@ def train(args, changes: dict, folder: Path):
     subprocess.run([sys.executable, str(TRAINER), *(f"--{k}={v}" for k, v in flags.items())], check=True)
 
 
-def measure(args, folder: Path) -> dict:
+def measure(args, folder: Path) -> dict[str, Metric]:
     """The metrics of `hfgen evaluate`."""
     out = folder / "ablation.json"
     if not out.is_file():
         words = f"--scheduler ddpm --likelihood --evaluations {args.evaluations} --samples {args.samples} --steps {args.sampling_steps}"
-        command = [sys.executable, "-m", "hfgen.cli", "evaluate", str(folder), "--dataset_name", args.dataset_name]
+        command = [sys.executable, "-m", "hfgen", "evaluate", str(folder), "--dataset_name", args.dataset_name]
         subprocess.run([*command, *words.split(), "--seed", str(args.seed), "--out", str(out)], check=True)
-    return json.loads(out.read_text())["metrics"]
+    return EvaluationResult.load(out).metrics
 
 
 def markdown(result: dict) -> str:
@@ -141,13 +142,13 @@ def main(argv=None):
             {
                 "name": name,
                 "flags": ROWS[name],
-                "bits_per_dim": bound["mean"],
-                "error": bound["standard_error"],
-                "L_0": metrics["vlb_reconstruction_bits_per_dim"]["mean"],
-                **{key: metrics[key]["mean"] for key in ("frechet", "precision", "recall")},
+                "bits_per_dim": bound.mean,
+                "error": bound.standard_error,
+                "L_0": metrics["vlb_reconstruction_bits_per_dim"].mean,
+                **{key: metrics[key].mean for key in ("frechet", "precision", "recall")},
             }
         )
-        floor = metrics["frechet_floor"]["mean"]
+        floor = metrics["frechet_floor"].mean
         result = {**environment(), "settings": shown_settings(args), "floor": floor, "rows": rows}
         table = markdown(result)
         if args.out is not None:

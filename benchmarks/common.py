@@ -11,16 +11,16 @@ import diffusers
 import torch
 from accelerate import Accelerator
 
-from hfgen.trainer.config import DataArguments
-from hfgen.trainer.training_set import TrainingSet, load_training_set
+from hfgen.configs.training import DataConfig
+from hfgen.data.training_set import TrainingSet, load_training_set
 
 
 def load_images(
     dataset_name: str, accelerator: Accelerator, channels: int | None = None, resolution: int | None = None
 ) -> TrainingSet:
     """The whole training split of a dataset that has a test split too, squares cut from the middle."""
-    data = DataArguments(dataset_name=dataset_name, validation_split="test", center_crop=True)
-    return load_training_set(data, channels, resolution, seed=0, accelerator=accelerator)
+    data = DataConfig(dataset_name=dataset_name, validation_split="test", center_crop=True)
+    return load_training_set(data, channels=channels, resolution=resolution, seed=0, accelerator=accelerator)
 
 
 def environment() -> dict:

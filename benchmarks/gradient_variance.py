@@ -20,13 +20,13 @@ import torch
 from accelerate import Accelerator
 from common import environment, load_images, shown_settings, synchronize, write_json
 
-from hfgen.data.binarize import binarize
-from hfgen.data.images import to_model_range
-from hfgen.data.order import Stream, seeded
-from hfgen.loading import load_vae_pipeline
+from hfgen.core.binarize import binarize
+from hfgen.core.media import to_model_range
+from hfgen.core.plotting import new_figure, save_figure
+from hfgen.core.random import Stream, seeded
+from hfgen.library import load
 from hfgen.models import build_vae, load_vae_config
 from hfgen.objectives import SGVBA, SGVBB, ScoreFunction
-from hfgen.plotting import new_figure, save_figure
 
 ESTIMATORS = {
     "score function": lambda likelihood: ScoreFunction(likelihood, baseline=False),
@@ -184,7 +184,7 @@ def row(moments: Moments, reference: Moments | None, seconds: float) -> dict:
 def load_bench(args, accelerator: Accelerator) -> Bench:
     """With a trained model, or a new one that has the trainer's initial weights and pixel mean."""
     if args.pipeline is not None:
-        vae = load_vae_pipeline(args.pipeline).vae
+        vae = load(args.pipeline, device="cpu").module
         images = load_images(args.dataset_name, accelerator, vae.config.in_channels, vae.config.sample_size)
     else:
         images = load_images(args.dataset_name, accelerator)

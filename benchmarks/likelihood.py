@@ -41,22 +41,22 @@ def parse_args(argv=None):
 
 def measure(args, evaluations: int | None, max_images: int | None) -> dict:
     """One bound in this process."""
-    from hfgen.evaluation.diffusion import evaluate_diffusion
-    from hfgen.loading import load_pipeline
-    from hfgen.sampling import pick_device
+    import hfgen
 
-    pipeline = load_pipeline(args.pipeline, device=pick_device(args.device))
+    model = hfgen.load(args.pipeline, device=args.device)
     start = time.perf_counter()
-    results = evaluate_diffusion(pipeline, args.dataset_name, args.split, evaluations, max_images, seed=args.seed)
-    bound = results["metrics"]["vlb_total_bits_per_dim"]
-    on_gpu = pipeline.device.type == "cuda"
+    data = {"dataset_name": args.dataset_name, "split": args.split, "max_images": max_images, "seed": args.seed}
+    options = {"exact": True} if evaluations is None else {"evaluations": evaluations}
+    result = hfgen.evaluate(model, **data, **options)
+    bound, facts = result.headline("bound", "bits/dim"), result.likelihood.facts
+    on_gpu = model.module.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
-        "images": results["images"],
-        "evaluations": results["evaluations"],
-        "exact": results["exact"],
-        "bits_per_dim": bound["mean"],
-        "standard_error": bound["standard_error"],
+        "images": result.images,
+        "evaluations": facts["evaluations"],
+        "exact": facts["exact"],
+        "bits_per_dim": bound.mean,
+        "standard_error": bound.standard_error,
         "seconds": time.perf_counter() - start,
         "peak_mib": peak / 2**20,
     }

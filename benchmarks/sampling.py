@@ -18,15 +18,18 @@ import torch
 from common import environment, shown_settings, synchronize, write_json
 from tqdm.auto import tqdm
 
-from hfgen.compiled import compile_unet
-from hfgen.data.images import ImagesInMemory
-from hfgen.errors import HfgenError
+from hfgen.configs.evaluation import EvaluationConfig
+from hfgen.core.errors import HfgenError
+from hfgen.core.plotting import new_figure, save_figure
+from hfgen.core.resume import Resumable
+from hfgen.data.loading import ImagesInMemory
 from hfgen.evaluation.features import load_feature_network
 from hfgen.evaluation.quality import frechet_distance, precision_recall
-from hfgen.evaluation.samples import Draws, real_features
-from hfgen.loading import load_pipeline
-from hfgen.plotting import new_figure, save_figure
-from hfgen.sampling import pick_device
+from hfgen.evaluation.samples import Draws, real_images
+from hfgen.families.base import make_options
+from hfgen.library import load
+from hfgen.pipelines.denoising import image_shape
+from hfgen.sampling.compiled import compile_unet
 from hfgen.schedulers import SAMPLER_NAMES
 
 EVALUATIONS = (5, 10, 20, 50, 100, 250, 1000)
@@ -63,8 +66,7 @@ def steps_for(name: str, evaluations: int) -> int:
 def bare_images_per_second(pipeline, batch_size: int, evaluations: int) -> float:
     """Images/s if sampling were nothing but its network evaluations."""
     unet, device = pipeline.unet, pipeline.device
-    config = unet.config
-    x = torch.randn(batch_size, config.in_channels, config.sample_size, config.sample_size, device=device)
+    x = torch.randn(batch_size, *image_shape(pipeline), device=device)
     timestep = torch.tensor(500, device=device).clamp(max=pipeline.scheduler.config.num_train_timesteps - 1)
     calls = min(BARE_CALLS, evaluations)
     unet(x, timestep)
@@ -84,14 +86,26 @@ def finished_rows(args, settings: dict) -> list[dict]:
     return earlier["rows"] if {**earlier["settings"], **CHOICES} == {**settings, **CHOICES} else []
 
 
-def measure(args, pipeline, network, reference, name: str, evaluations: int) -> dict:
+def draws_of(args, model, **options) -> Draws:
+    """The images of a row."""
+    chosen = make_options(model.family.sampling_options, options, whose=model.name)
+    return Draws(
+        sampler=model.family.sampler(model.pipeline, chosen),
+        device=model.pipeline.device,
+        count=args.samples,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        resumable=Resumable(None),
+    )
+
+
+def measure(args, model, network, reference, name: str, evaluations: int) -> dict:
     """A row: a sampler with a number of network evaluations."""
     steps = steps_for(name, evaluations)
     calls = 2 * steps - 1 if name == "heun" else steps
-    bare = bare_images_per_second(pipeline, args.batch_size, calls)
-    draws = Draws(pipeline, args.samples, steps, name, args.seed, args.batch_size, compile=args.compile)
-    images, seconds = draws.images()
-    after = bare_images_per_second(pipeline, args.batch_size, calls)
+    bare = bare_images_per_second(model.pipeline, args.batch_size, calls)
+    images, seconds = draws_of(args, model, scheduler=name, steps=steps).images()
+    after = bare_images_per_second(model.pipeline, args.batch_size, calls)
     features = network(ImagesInMemory(images))
     precision, recall = precision_recall(features, reference)
     return {
@@ -125,15 +139,13 @@ def plot(rows: list[dict], floor: float, path: Path):
 
 def main(argv=None):
     args = parse_args(argv)
-    pipeline = load_pipeline(args.pipeline, device=pick_device(args.device))
+    model = load(args.pipeline, device=args.device)
     if args.compile:
-        compile_unet(pipeline.unet)
-    network = load_feature_network(args.features, pipeline.device)
-    probe = Draws(pipeline, args.samples, seed=args.seed)
-    reference, floor = (
-        real_features(probe, network, args.dataset_name, split, None, key)[0]
-        for key, split in enumerate((args.split, args.train_split))
-    )
+        compile_unet(model.module)
+    network = load_feature_network(args.features, model.pipeline.device)
+    data = EvaluationConfig(dataset_name=args.dataset_name, split=args.split, train_split=args.train_split)
+    real = real_images(draws_of(args, model), network, model.image_shape, data)
+    reference, floor = real.reference, real.floor
     floor = {"frechet": frechet_distance(floor, reference), "precision_recall": precision_recall(floor, reference)}
     grid = [(name, evaluations) for name in args.schedulers for evaluations in args.evaluations]
     settings = shown_settings(args)
@@ -142,7 +154,7 @@ def main(argv=None):
     print(f"floor: Frechet {floor['frechet']:.3f}, precision and recall {floor['precision_recall']}")
     for name, evaluations in tqdm([key for key in grid if key not in done], desc="rows"):
         try:
-            row = measure(args, pipeline, network, reference, name, evaluations)
+            row = measure(args, model, network, reference, name, evaluations)
         except HfgenError as error:  # such as more steps than the scheduler can take
             tqdm.write(f"{name}, {evaluations} evaluations: {error}")
             continue

@@ -17,6 +17,7 @@ import tempfile
 import time
 from itertools import chain, count
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,20 +26,13 @@ from accelerate.utils import convert_outputs_to_fp32
 from common import environment, load_images, shown_settings, synchronize, write_json
 from diffusers.training_utils import EMAModel
 
-from hfgen.data.images import to_model_range
+from hfgen.core.media import to_model_range
 from hfgen.data.sources import find_image_column, load_source
-from hfgen.likelihood import DiffusionProcess
-from hfgen.models import UNET_PRESETS, VAE_PRESETS, build_unet, build_vae, load_unet_config, load_vae_config
-from hfgen.objectives import SGVBB, SimpleLoss
-from hfgen.objectives.diffusion import DiffusionLoss
-from hfgen.objectives.times import UniformTimes
-from hfgen.objectives.weights import simple
-from hfgen.schedulers import LinearDDPMScheduler
-from hfgen.trainer.config import OptimizationArguments, RunArguments
-from hfgen.trainer.ddpm import DDPMTask
+from hfgen.families.registry import get_family
+from hfgen.library import training_config
+from hfgen.models import UNET_PRESETS, VAE_PRESETS
 from hfgen.trainer.loop import Trainer
 from hfgen.trainer.progress import Progress
-from hfgen.trainer.vae import VAETask
 
 LOOPS = ("hfgen", "bare step", "PIL DataLoader")
 WARM_UP_STEPS = 20
@@ -68,46 +62,62 @@ def parse(argv: list[str] | None = None):
     return args
 
 
-class DDPM:
+class Kind:
+    """A model and its task, as the trainer makes them."""
+
+    mnist_preset: str
+    batch_size: int
+    flags: ClassVar[dict] = {}
+
+    def __init__(self, args, images):
+        family = get_family(args.kind)
+        self.config = training_config(
+            args.kind,
+            model_config_name_or_path=args.model,
+            train_batch_size=args.batch_size,
+            eval_batch_size=args.batch_size,
+            lr_scheduler="constant",
+            lr_warmup_steps=0,
+            compile=args.compile,
+            mixed_precision=args.mixed_precision,
+            max_train_steps=10**9,
+            output_dir=tempfile.mkdtemp(),
+            logger="none",
+            **self.flags,
+        )
+        self.model = family.build(self.config, family.model_config(self.config), images)
+        self.task = family.task(self.config, self.model, images)
+
+
+class DDPM(Kind):
     """A UNet and L_simple."""
 
     mnist_preset, batch_size = "mnist", 64
-
-    def __init__(self, args, images):
-        scheduler = LinearDDPMScheduler()
-        self.model = build_unet(load_unet_config(args.model), images.resolution, images.channels, 1000)
-        process = DiffusionProcess.from_scheduler(scheduler)
-        objective = DiffusionLoss(process, simple(process))
-        self.task = DDPMTask(scheduler, objective, UniformTimes(1000), images.shape, 1000, args.batch_size, 0)
-        self.objective = SimpleLoss(scheduler)
+    flags: ClassVar = {"prediction_type": "epsilon", "ddpm_beta_schedule": "linear"}
 
     def draw(self, x_0):
         """What `loss` takes: the images and, from the global generator, their noise and times."""
         return x_0, torch.randn_like(x_0), torch.rand(len(x_0), device=x_0.device)
 
     def loss(self, forward, x_0, noise, uniform):
-        return self.objective(forward, x_0, noise, uniform).mean()
+        objective, (timesteps, _) = self.task.objective, self.task.times.sample(uniform, uniform)
+        output = forward(objective.add_noise(x_0, noise, timesteps), timesteps, return_dict=False)[0].float()
+        return objective(output, x_0, noise, timesteps).mean()
 
 
-class VAE:
-    """A VAE and SGVB B with one latent sample."""
+class VAE(Kind):
+    """A VAE and its default objective, SGVB B with one latent sample."""
 
     mnist_preset, batch_size = "mnist-50d", 128
 
-    def __init__(self, args, images):
-        self.model = build_vae(load_vae_config(args.model), images.resolution, images.channels)
-        self.model.pixel_mean.copy_(images.pixel_mean())
-        self.objective, self.latent_size = SGVBB(self.model.likelihood), self.model.config.latent_size
-        self.task = VAETask(self.objective, images.shape, self.latent_size, 1, 0, 0)
-
     def draw(self, x_0):
         """What `loss` takes: from the global generator, the images, binarised if the likelihood asks for it, and noise."""
-        if self.objective.likelihood.binarization is not None:
+        if self.model.likelihood.binarization is not None:
             x_0 = torch.where(2 * torch.rand_like(x_0) < x_0 + 1, 1.0, -1.0)
-        return x_0, torch.randn(1, len(x_0), self.latent_size, device=x_0.device)
+        return x_0, torch.randn(1, len(x_0), self.model.config.latent_size, device=x_0.device)
 
     def loss(self, forward, x, latent_noise):
-        return self.objective(forward, x, latent_noise)["loss"].mean()
+        return self.task.objective(forward, x, latent_noise)["loss"].mean()
 
 
 KINDS = {"ddpm": DDPM, "vae": VAE}
@@ -117,13 +127,12 @@ class OurLoop:
     """hfgen's `Trainer`: batches by permutation, noise, clipping, AdamW, schedule, EMA, progress bar and history."""
 
     def __init__(self, accelerator, images, kind, args):
-        output_dir = Path(tempfile.mkdtemp())
-        run = RunArguments(output_dir=str(output_dir), logger="none")
-        optimization = optimization_arguments(args)
+        config = kind.config
         self.trainer = Trainer(
-            accelerator, kind.task, kind.model, images.train, images.train, False, optimization, run, {}
+            accelerator=accelerator, task=kind.task, module=kind.model, images=images, config=config, identity={}
         )
-        self.trainer.progress = Progress(accelerator, output_dir, 0, optimization.max_train_steps, args.batch_size)
+        steps = config.optimization.max_train_steps
+        self.trainer.progress = Progress(accelerator, config.output_dir, 0, steps, args.batch_size)
         self.trainer.progress.__enter__()
         self.batches, self.device = self._endless(), accelerator.device
 
@@ -142,6 +151,7 @@ class BareStep:
 
     def __init__(self, accelerator, images, kind, args):
         self.kind, self.device = kind, accelerator.device
+        kind.task.to(self.device)
         self.model = kind.model.to(accelerator.device, memory_format=torch.channels_last)
         self.forward = torch.compile(self.model) if args.compile else self.model
         if args.mixed_precision != "no":  # as Accelerate prepares a model: the network alone, with float32 outputs
@@ -200,17 +210,6 @@ class PilLoop(BareStep):
         for _ in range(steps):
             x_0 = next(self.batches)["input"].to(self.device).contiguous(memory_format=torch.channels_last)
             self.step(self.kind.draw(x_0)).item()
-
-
-def optimization_arguments(args):
-    return OptimizationArguments(
-        train_batch_size=args.batch_size,
-        lr_scheduler="constant",
-        lr_warmup_steps=0,
-        compile=args.compile,
-        mixed_precision=args.mixed_precision,
-        max_train_steps=10**9,
-    )
 
 
 def make_optimizer(model):

@@ -16,9 +16,9 @@ import pytest
 from hub_server import HubServer
 
 WORKER = Path(__file__).parent / "hub" / "worker.py"
-OURS = "import hfgen.cli, hfgen.hub.publish, hfgen.trainer.ddpm, hfgen.trainer.vae, matplotlib.pyplot"
+OURS = "import hfgen.cli.main, hfgen.hub.publish, hfgen.pipelines, hfgen.trainer.train, matplotlib.pyplot"
 THEIRS = "import torch\nfrom diffusers import AutoModel, DDPMScheduler, DiffusionPipeline, UNet2DModel"
-COMMAND = "import sys\nfrom hfgen.cli import main\nsys.exit(main(arguments))"
+COMMAND = "import sys\nfrom hfgen.cli.main import main\nsys.exit(main(arguments))"
 SCRIPT = """
 import runpy, sys
 sys.argv = arguments

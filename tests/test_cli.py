@@ -11,12 +11,12 @@ from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
 from hfgen import __version__
-from hfgen.cli import main
+from hfgen.cli.main import main
 from hfgen.pipelines import UnconditionalDiffusionPipeline
 
 NO_HEAVY_IMPORTS = """
 import sys
-from hfgen.cli import main
+from hfgen.cli.main import main
 try:
     main(sys.argv[1:])
 except SystemExit as end:
@@ -99,7 +99,12 @@ def test_the_default_is_20_steps_of_the_sde_solver(saved, tmp_path, capsys):
 
 
 def test_a_vae_is_not_compiled(repository, capsys):
-    fails(capsys, "--compile: this is a VAE", str(repository / "model_cards/vae-mnist-2d"), "--compile")
+    fails(
+        capsys,
+        "a VAE draws an image in one step, there is nothing to compile: leave it out",
+        str(repository / "model_cards/vae-mnist-2d"),
+        "--compile",
+    )
 
 
 def test_single_files_are_the_same_for_the_same_seed(saved, tmp_path):

@@ -3,15 +3,14 @@
 import pytest
 import torch
 from diffusers import UNet2DModel
+from drawing import draw, sampler_of
 from torch._dynamo.exc import BackendCompilerFailed
 
-from hfgen import compiled
-from hfgen.compiled import compile_unet, is_compiled
-from hfgen.errors import HfgenError
-from hfgen.evaluation.samples import Draws
+from hfgen.core.errors import HfgenError
 from hfgen.pipelines import ClassConditionalDDPMPipeline, UnconditionalDiffusionPipeline
-from hfgen.sampling import generate
-from hfgen.schedulers import LinearDDPMScheduler, make_sampler
+from hfgen.sampling import compiled
+from hfgen.sampling.compiled import compile_unet, is_compiled
+from hfgen.schedulers import LinearDDPMScheduler
 
 CONFIG = {
     "sample_size": 8,
@@ -53,12 +52,12 @@ def graphs(monkeypatch):
 @pytest.mark.parametrize("sampler", ["ddpm", "sde-dpmsolver++", "heun"])
 def test_images_are_those_of_before_from_one_graph(graphs, sampler):
     pipeline = pipeline_of()
-    pipeline.scheduler = make_sampler(sampler, pipeline.scheduler)
-    expected = generate(pipeline, 7, 6, seed=1, batch_size=3, trajectory=True)
+    arguments = {"scheduler": sampler, "steps": 6, "seed": 1, "batch_size": 3, "trajectory": True}
+    expected = draw(pipeline, 7, **arguments)
     compile_unet(pipeline.unet)
     compile_unet(pipeline.unet)
     for count in (7, 2):
-        found = generate(pipeline, count, 6, seed=1, batch_size=3, trajectory=True)
+        found = draw(pipeline, count, **arguments)
         assert found.images.shape == (count, 1, 8, 8)
         assert (found.images.int() - expected.images[:count].int()).abs().max() <= 1
         assert (found.trajectory.int() - expected.trajectory[:, :count].int()).abs().max() <= 1
@@ -68,20 +67,20 @@ def test_images_are_those_of_before_from_one_graph(graphs, sampler):
 
 def test_classes_and_guidance(graphs):
     pipeline = pipeline_of(ClassConditionalDDPMPipeline, num_class_embeds=4)
-    arguments = {"seed": 1, "batch_size": 4, "class_labels": [2, 0, 1], "guidance_scale": 2.0}
-    expected = generate(pipeline, 6, 5, **arguments).images.int()
+    arguments = {"seed": 1, "batch_size": 4, "class_labels": [2, 0, 1], "guidance_scale": 2.0, "steps": 5}
+    expected = draw(pipeline, 6, **arguments).images.int()
     compile_unet(pipeline.unet)
-    assert (generate(pipeline, 6, 5, **arguments).images.int() - expected).abs().max() <= 1
+    assert (draw(pipeline, 6, **arguments).images.int() - expected).abs().max() <= 1
     assert len(graphs) == 1
 
 
-def test_draws_compile_when_they_draw_and_no_earlier(graphs):
+def test_a_sampler_compiles_when_it_draws_and_no_earlier(graphs):
     pipeline = pipeline_of()
-    draws = Draws(pipeline, 5, 4, batch_size=2, compile=True)
+    sampler_of(pipeline, compile=True, steps=4)
     assert not is_compiled(pipeline.unet)
-    images, _ = draws.images()
+    images = draw(pipeline, 5, steps=4, batch_size=2, compile=True).images
     assert is_compiled(pipeline.unet)
-    assert (images.int() - Draws(pipeline_of(), 5, 4, batch_size=2).images()[0].int()).abs().max() <= 1
+    assert (images.int() - draw(pipeline_of(), 5, steps=4, batch_size=2).images.int()).abs().max() <= 1
 
 
 def test_weights_and_saving_are_as_before(tmp_path):
@@ -105,7 +104,7 @@ def test_without_a_compiler_the_way_out_is_told(monkeypatch):
     pipeline = pipeline_of()
     compile_unet(pipeline.unet)
     with pytest.raises(HfgenError, match=r"torch.compile does not work here \(.*\): leave --compile out") as told:
-        generate(pipeline, 1, 2)
+        draw(pipeline, 1, steps=2)
     assert "\n" not in str(told.value)
 
 
@@ -113,10 +112,10 @@ def test_the_compiler_of_this_machine(monkeypatch):
     """Once in earnest, where there is a compiler: it takes some ten seconds."""
     torch._dynamo.reset()
     pipeline = pipeline_of()
-    expected = generate(pipeline, 3, 4, batch_size=2).images.int()
+    expected = draw(pipeline, 3, scheduler="ddpm", steps=4, batch_size=2).images.int()
     compile_unet(pipeline.unet)
     try:
-        found = generate(pipeline, 3, 4, batch_size=2).images.int()
+        found = draw(pipeline, 3, scheduler="ddpm", steps=4, batch_size=2).images.int()
     except HfgenError as error:
         pytest.skip(str(error))
     assert (found - expected).abs().max() <= 1

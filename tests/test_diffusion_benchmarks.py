@@ -5,15 +5,18 @@ import json
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from drawing import sampler_of
 
-from hfgen.data.images import ImagesInMemory
+from hfgen.cli.parser import parse_training_config
+from hfgen.configs.evaluation import EvaluationConfig
+from hfgen.core.resume import Resumable
+from hfgen.data.loading import ImagesInMemory
 from hfgen.evaluation.features import load_feature_network
 from hfgen.evaluation.quality import frechet_distance
-from hfgen.evaluation.samples import Draws, real_features
-from hfgen.loading import load_pipeline
+from hfgen.evaluation.samples import Draws, real_images
+from hfgen.hub.loading import load
 from hfgen.models.noise_predictor import build_unet, load_unet_config
 from hfgen.pipelines import UnconditionalDiffusionPipeline
-from hfgen.trainer.arguments import parse_ddpm_config
 
 COUNT = 80
 
@@ -59,10 +62,15 @@ def test_samplers(pipeline, tmp_path, capsys):
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert all(0.3 < row["share_of_bare"] < 3 for row in result["rows"])
 
-    loaded, network = load_pipeline(pipeline), load_feature_network(None, torch.device("cpu"))
-    reference, _ = real_features(Draws(loaded, COUNT), network, "digits", "test", None, 0)
+    loaded, network = load(pipeline).pipeline, load_feature_network(None, torch.device("cpu"))
+
+    def draws(**options):
+        common = {"count": COUNT, "seed": 0, "batch_size": 64, "resumable": Resumable(None)}
+        return Draws(sampler=sampler_of(loaded, **options), device=torch.device("cpu"), **common)
+
+    reference = real_images(draws(), network, (1, 8, 8), EvaluationConfig(dataset_name="digits")).reference
     for name, evaluations, steps in (("ddim", 20, 20), ("heun", 20, 10), ("heun", 4, 2)):
-        images, _ = Draws(loaded, COUNT, steps, name).images()
+        images, _ = draws(steps=steps, scheduler=name).images()
         expected = frechet_distance(network(ImagesInMemory(images)), reference)
         assert rows[name, evaluations]["frechet"] == pytest.approx(expected, rel=1e-6)
 
@@ -77,7 +85,7 @@ def test_rows_of_ablations_are_configurations_of_the_trainer():
         [f"--{key}={value}" for key, value in changes.items()]
         for changes in map(ablations.HO_2020.__or__, ablations.ROWS.values())
     ]
-    assert len({repr(parse_ddpm_config(flags)) for flags in rows}) == len(rows)
+    assert len({repr(parse_training_config("ddpm", flags)) for flags in rows}) == len(rows)
     config = load_unet_config(str(ablations.SMALL_UNET))
     assert 200_000 < sum(p.numel() for p in build_unet(config, 28, 1, 1000).parameters()) < 500_000
 

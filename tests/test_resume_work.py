@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hfgen.errors import HfgenError
-from hfgen.resume import Resumable
+from hfgen.core.errors import HfgenError
+from hfgen.core.resume import Resumable
 
 PARTS = {"values": torch.arange(6, dtype=torch.float64).view(2, 3), "count": torch.tensor(7)}
 
@@ -97,7 +97,7 @@ def test_a_part_is_written_whole_or_not_at_all(folder, monkeypatch, failing):
         raise OSError(28, "No space left on device")
 
     if failing == "save_file":
-        monkeypatch.setattr("hfgen.resume.save_file", half_written)
+        monkeypatch.setattr("hfgen.core.resume.save_file", half_written)
     else:
         monkeypatch.setattr(os, "replace", not_renamed)
     with pytest.raises(HfgenError, match=r"part.safetensors cannot be written .*No space left.*make room") as caught:

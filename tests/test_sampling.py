@@ -5,16 +5,16 @@ import json
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler, UNet2DModel
+from drawing import draw
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
 from PIL import Image
 
-from hfgen.errors import HfgenError
-from hfgen.images import image_grid, save_gif, to_uint8
-from hfgen.loading import load_pipeline
+from hfgen.core.device import pick_device
+from hfgen.core.errors import HfgenError
+from hfgen.core.media import image_grid, save_gif, to_uint8
+from hfgen.hub.loading import load
 from hfgen.pipelines import UnconditionalDiffusionPipeline
-from hfgen.sampling import generate, pick_device
-from hfgen.schedulers import make_sampler
 
 STEPS = 20
 
@@ -43,28 +43,30 @@ def saved(pipeline, tmp_path):
 
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmsolver++"])
 def test_an_image_depends_on_the_seed_and_its_number_alone(pipeline, sampler):
-    pipeline = UnconditionalDiffusionPipeline(pipeline.unet, make_sampler(sampler, pipeline.scheduler))
-    expected = generate(pipeline, 9, 8, seed=3, batch_size=9).images.int()
+    def generate(count, **arguments):
+        return draw(pipeline, count, scheduler=sampler, steps=8, **arguments)
+
+    expected = generate(9, seed=3, batch_size=9).images.int()
     assert expected.shape == (9, 1, 8, 8)
-    assert torch.equal(generate(pipeline, 9, 8, seed=3, batch_size=9).images, expected)
+    assert torch.equal(generate(9, seed=3, batch_size=9).images, expected)
     for num_images, batch_size in ((9, 1), (9, 4), (9, 64), (5, 64), (1, 64)):
-        images = generate(pipeline, num_images, 8, seed=3, batch_size=batch_size).images.int()
+        images = generate(num_images, seed=3, batch_size=batch_size).images.int()
         # equal but for the rounding of matrix products of another size, which moves a pixel by a level at most
         assert (images - expected[:num_images]).abs().max() <= 1
         assert (images != expected[:num_images]).float().mean() < 0.01
-    assert (generate(pipeline, 9, 8, seed=4).images.int() - expected).abs().float().mean() > 10
+    assert (generate(9, seed=4).images.int() - expected).abs().float().mean() > 10
 
 
 def test_a_trajectory_ends_in_the_images(pipeline):
-    samples = generate(pipeline, 20, seed=1, batch_size=7, trajectory=True)
+    samples = draw(pipeline, 20, scheduler="ddpm", seed=1, batch_size=7, trajectory=True)
     assert samples.trajectory.shape == (STEPS, 16, 1, 8, 8)
     assert torch.equal(samples.trajectory[-1], samples.images[:16])
     assert not torch.equal(samples.trajectory[0], samples.images[:16])
 
 
 def test_a_long_trajectory_is_thinned_and_shows_exploding_variance_at_image_scale(pipeline):
-    heun = UnconditionalDiffusionPipeline(pipeline.unet, make_sampler("heun", DDPMScheduler(100)))
-    trajectory = generate(heun, 2, 40, trajectory=True).trajectory
+    longer = UnconditionalDiffusionPipeline(pipeline.unet, DDPMScheduler(100))
+    trajectory = draw(longer, 2, scheduler="heun", steps=40, trajectory=True).trajectory
     assert len(trajectory) == 50
     assert 100 < trajectory[0].float().mean() < 155
     assert ((trajectory[0] > 0) & (trajectory[0] < 255)).float().mean() > 0.6
@@ -76,26 +78,26 @@ def test_a_long_trajectory_is_thinned_and_shows_exploding_variance_at_image_scal
         ({"num_images": 0}, "num_images=0"),
         ({"seed": -1}, "seed=-1"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"num_inference_steps": 21}, "use 1..20"),
-        ({"eta": 1.0}, "DDPMScheduler has no eta"),
+        ({"steps": 21}, "use 1..20"),
+        ({"eta": 1.0, "scheduler": "ddpm"}, "DDPMScheduler has no eta"),
     ],
 )
 def test_arguments_out_of_range(pipeline, arguments, message):
     with pytest.raises(HfgenError, match=message):
-        generate(pipeline, **{"num_images": 1, **arguments})
+        draw(pipeline, **{"num_images": 1, **arguments})
 
 
 @pytest.mark.parametrize("cls", [DDPMPipeline, DDIMPipeline])
 def test_a_stock_repository_loads(pipeline, cls, tmp_path):
     cls(pipeline.unet, pipeline.scheduler).save_pretrained(tmp_path)
-    loaded = load_pipeline(tmp_path)
+    loaded = load(tmp_path).pipeline
     assert type(loaded) is UnconditionalDiffusionPipeline
     assert torch.equal(loaded.scheduler.betas, pipeline.scheduler.betas)
 
 
 def fails_to_load(path, message, **kwargs):
     with pytest.raises(HfgenError, match=message) as caught:
-        load_pipeline(path, **kwargs)
+        load(path, **kwargs)
     assert "\n" not in str(caught.value)
 
 

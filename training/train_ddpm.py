@@ -1,14 +1,15 @@
 """Train a DDPM on images: `accelerate launch training/train_ddpm.py --help`."""
 
-from hfgen.trainer.arguments import parse_ddpm_config
+from hfgen.cli.parser import parse_training_config
 from hfgen.trainer.setup import run_script
 
 
-def main():
-    config = parse_ddpm_config()
-    from hfgen.trainer.ddpm import train_ddpm  # after the flags are known to be right: it takes seconds to import
+def main() -> None:
+    """Train as the command line says."""
+    config = parse_training_config("ddpm")
+    from hfgen.trainer.train import train  # after the flags are known to be right: it takes seconds to import
 
-    train_ddpm(config)
+    train(config)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from hfgen.data.order import epoch_order
+from hfgen.core.random import epoch_order
+from hfgen.data.evaluation_images import load_evaluation_images
 from hfgen.evaluation.features import FeatureNetwork
-from hfgen.evaluation.images import load_evaluation_images
-from hfgen.sampling import pick_device
+from hfgen.sampling.generate import pick_device
 
 SIDE = 28
 PREPROCESSOR = {
@@ -104,7 +104,7 @@ def main(argv=None):
     device = pick_device(args.device)
     torch.manual_seed(args.seed)
     train_data, test_data = (
-        load_evaluation_images(args.dataset_name, split, 1, SIDE, device) for split in ("train", "test")
+        load_evaluation_images(args.dataset_name, split, shape=(1, SIDE, SIDE), device=device) for split in ("train", "test")
     )
     network = FeatureNetwork(make_classifier().to(device), PREPROCESSOR)
     train(network, train_data, args)

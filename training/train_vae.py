@@ -1,14 +1,15 @@
 """Train a VAE on images: `accelerate launch training/train_vae.py --help`."""
 
-from hfgen.trainer.arguments import parse_vae_config
+from hfgen.cli.parser import parse_training_config
 from hfgen.trainer.setup import run_script
 
 
-def main():
-    config = parse_vae_config()
-    from hfgen.trainer.vae import train_vae  # after the flags are known to be right: it takes seconds to import
+def main() -> None:
+    """Train as the command line says."""
+    config = parse_training_config("vae")
+    from hfgen.trainer.train import train  # after the flags are known to be right: it takes seconds to import
 
-    train_vae(config)
+    train(config)
 
 
 if __name__ == "__main__":

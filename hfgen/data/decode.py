@@ -12,12 +12,12 @@ import PIL.ImageOps
 from datasets import Dataset
 from datasets import Image as ImageFeature
 
-from hfgen.errors import HfgenError
+from hfgen.core.errors import HfgenError
 
 GREY_MODES = ("1", "L", "LA", "La")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageReader:
     """Row -> uint8 array (C, resolution, resolution): decode, convert to L or RGB, resize the shorter side, cut a square.
 
@@ -51,7 +51,7 @@ class ImageReader:
         array = np.asarray(image)
         return array[None] if self.channels == 1 else array.transpose(2, 0, 1)
 
-    def _square(self, size, row):
+    def _square(self, size: tuple[int, int], row: int) -> tuple[int, int, int, int]:
         spare = [side - self.resolution for side in size]
         if self.center_crop:
             left, top = (s // 2 for s in spare)

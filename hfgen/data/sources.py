@@ -8,8 +8,8 @@ import datasets
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 
+from hfgen.core.errors import HfgenError
 from hfgen.data.digits import DIGITS, embedded_digits
-from hfgen.errors import HfgenError
 
 HELD_OUT_FRACTION = 0.1
 HELD_OUT_MOST = 2000
@@ -39,7 +39,7 @@ def load_source(
     return _load(dataset_name, dataset_name, name=dataset_config_name, cache_dir=cache_dir)
 
 
-def _load(builder: str, shown: str, **arguments) -> DatasetDict:
+def _load(builder: str, shown: str, **arguments: str | None) -> DatasetDict:
     try:
         return datasets.load_dataset(builder, **arguments)
     except Exception as error:  # the loader raises whatever its readers raise; each means: no dataset
@@ -51,7 +51,7 @@ def _load(builder: str, shown: str, **arguments) -> DatasetDict:
 
 
 def choose_splits(
-    source: DatasetDict, train_split: str, validation_split: str | None, label_column: str | None, seed: int
+    source: DatasetDict, train_split: str, validation_split: str | None, *, label_column: str | None, seed: int
 ) -> tuple[Dataset, Dataset, str]:
     """The training split, the held-out split, and a sentence that says where the latter comes from.
 

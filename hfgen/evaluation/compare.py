@@ -1,149 +1,261 @@
-"""Pipelines measured on the same images, side by side."""
+"""Models measured on the same images, side by side."""
 
 from __future__ import annotations
 
-import json
-from argparse import Namespace
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from hfgen.errors import HfgenError
+import torch
+
+from hfgen.configs.evaluation import ComparisonConfig, EvaluationConfig
+from hfgen.core.errors import HfgenError
+from hfgen.core.files import read_json, write_json, write_text
+from hfgen.core.resume import Resumable
 from hfgen.evaluation.comparison_page import html_page, markdown_table
-from hfgen.evaluation.evaluate import evaluate, evaluation_settings, partial_folder, write_results
-from hfgen.evaluation.report import save_text
+from hfgen.evaluation.evaluate import (
+    evaluate_model,
+    evaluation_settings,
+    split_options,
+    write_results,
+)
 from hfgen.evaluation.timing import seconds_per_sample
-from hfgen.hub.card import TRAINING_FILE
-from hfgen.loading import load_pipeline
-from hfgen.pipelines import ClassConditionalDDPMPipeline, VAEPipeline
-from hfgen.resume import Resumable
-from hfgen.sampling import pick_device
+from hfgen.families.base import Family
+from hfgen.families.model import Model
+from hfgen.results import TRAINING_FILE, EvaluationResult, TrainingRecord
 
 BATCHES = (1, 64)
+NOTHING = "–"
+Loader = Callable[[str], Model]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A model of the comparison: its name, its results as JSON values, and its pictures' paths."""
+    """A model of the comparison.
+
+    Attributes:
+        training: what its trainer wrote, if it did.
+        pictures: paths of "samples" and "terms".
+    """
 
     name: str
-    results: dict
-    pictures: dict[str, Path]
+    result: EvaluationResult
+    training: TrainingRecord | None
+    pictures: Mapping[str, Path]
 
 
-def compare(flags: Namespace, out: Path) -> str:
-    """Evaluate `flags.models` by the flags of `hfgen compare`; writes `out` and its .md, returns the table.
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What was measured of several models; shows itself in a notebook.
 
-    The results of models that are done are kept beside `out` until all are. Raises `HfgenError` as `evaluate`.
+    Attributes:
+        results: by the models' names.
+        page: the whole as an HTML page that needs no other file.
     """
-    names = [Path(model).name for model in flags.models]
-    if len(set(names)) < len(names):
-        raise HfgenError(f"{', '.join(flags.models)}: two have the same name; rename a folder")
-    work = partial_folder(out)
-    Resumable(work, {"models": flags.models, "version": 1})
-    entries = [_entry(flags, model, name, work) for model, name in zip(flags.models, names, strict=True)]
+
+    results: Mapping[str, EvaluationResult]
+    rows: list[list[str]]
+    page: str
+
+    def table(self) -> str:
+        """As Markdown."""
+        return markdown_table(self.rows)
+
+    def save(self, path: str | Path) -> None:
+        """Write the page, and the table beside it as .md; `HfgenError` when they cannot be written."""
+        path = Path(path)
+        write_text(path.with_suffix(".md"), self.table() + "\n")
+        write_text(path, self.page)
+
+    def plot(self):
+        """The sample grids beside each other, as a matplotlib figure."""
+        from hfgen.core.media import image_grid
+        from hfgen.core.plotting import new_figure
+
+        shown = [(name, result.pictures) for name, result in self.results.items() if result.pictures is not None]
+        figure = new_figure(4 * max(1, len(shown)), 4.4)
+        axes = figure.subplots(1, max(1, len(shown)), squeeze=False)[0]
+        for place, (name, pictures) in zip(axes, shown, strict=False):
+            place.imshow(image_grid(pictures), cmap="gray")
+            place.set(title=name, xticks=[], yticks=[])
+        return figure
+
+    def _repr_html_(self) -> str:
+        from hfgen.evaluation.comparison_page import html_table
+
+        return html_table(self.rows)
+
+
+def compare_models(config: ComparisonConfig, load: Loader, work: Path) -> Comparison:
+    """Evaluate `config.models`, each loaded by `load`, and set them side by side.
+
+    Options that a family has not are left out for its models. The results of models that are done are kept in the folder `work`
+    until `finish_comparison`. Raises `HfgenError` for fewer than two models, for two of one name, for an option that no model
+    has, and as `evaluate_model`.
+    """
+    names = model_names(config)
+    _resumable(config, work)
+    known: set[str] = set()
+    entries = []
+    for place, name in zip(config.models, names, strict=True):
+        model = load(place)
+        known |= option_names(model.family)
+        entries.append(_entry(config, replace(model, name=name), work / f"{name}.json"))
+    unknown = [f"--{option}" for option in config.evaluation.options if option not in known]
+    if unknown:
+        raise HfgenError(f"{', '.join(unknown)}: none of {', '.join(names)} has such a choice: leave it out")
     rows = comparison_rows(entries)
-    table = markdown_table(rows)
-    save_text(table + "\n", out.with_suffix(".md"))
-    save_text(html_page(rows, entries, flags), out)
-    Resumable(work, {"models": flags.models, "version": 1}).finish()
-    return table
+    results = {entry.name: entry.result for entry in entries}
+    return Comparison(results=results, rows=rows, page=html_page(rows, entries, config))
 
 
-def _entry(flags: Namespace, model: str, name: str, work: Path) -> Entry:
-    pipeline = load_pipeline(model, device=pick_device(flags.device))
-    own = Namespace(**vars(flags))
-    vae = isinstance(pipeline, VAEPipeline)
-    own.likelihood = True
-    if vae:
-        own.steps = own.scheduler = own.eta = None
-        own.compile = False
+def finish_comparison(config: ComparisonConfig, work: Path) -> None:
+    """Remove what is kept for going on."""
+    _resumable(config, work).finish()
+
+
+def comparison_folder(out: Path) -> Path:
+    """Where the unfinished work of a page lies."""
+    return out.with_name(f".{out.name}.unfinished")
+
+
+def model_names(config: ComparisonConfig) -> list[str]:
+    """The last parts of the models' paths; `HfgenError` for fewer than two, for two alike and for one that is none."""
+    if len(config.models) < 2:
+        raise HfgenError(f"{', '.join(config.models) or 'no model'} alone: name two or more pipelines to compare")
+    names = [Path(model).name or Path(model).resolve().name for model in config.models]
+    if len(set(names)) < len(names):
+        raise HfgenError(f"{', '.join(config.models)}: two have the same name; rename a folder")
+    return names
+
+
+def option_names(family: Family) -> set[str]:
+    """What can be chosen of a family's likelihood and samples."""
+    return {item.name for kind in (family.likelihood_options, family.sampling_options) for item in fields(kind)}
+
+
+def _resumable(config: ComparisonConfig, work: Path) -> Resumable:
+    return Resumable(work, {"models": list(config.models), "version": 2})
+
+
+def _entry(config: ComparisonConfig, model: Model, path: Path) -> Entry:
+    own = own_config(config.evaluation, model.family)
+    wanted = evaluation_settings(model, own)
+    settings = path.with_name(f"{path.stem}_settings.json")
+    done = path.is_file() and settings.is_file() and read_json(settings) == wanted
+    pictures = {kind: path.with_name(f"{path.stem}_{kind}.png") for kind in ("samples", "terms")}
+    if done:
+        result = EvaluationResult.load(path)
     else:
-        own.sample_pixels = False
-    if not isinstance(pipeline, ClassConditionalDDPMPipeline):
-        own.guidance_scale = None
-    path = work / f"{name}.json"
-    pictures = {kind: path.with_name(f"{name}_{kind}.png") for kind in ("samples", "terms")}
-    wanted = evaluation_settings(own, pipeline)
-    results = json.loads(path.read_text()) if path.is_file() else None
-    if results is None or results["settings"] != wanted:
-        results, samples = evaluate(pipeline, own, path)
-        seconds = {str(batch): seconds_per_sample(pipeline, own, batch, flags.repeat) for batch in BATCHES}
-        results |= {"seconds_per_sample": seconds, "training": _training(model), "settings": wanted}
-        write_results(results, samples, path)
-    return Entry(name, results, {kind: place for kind, place in pictures.items() if place.is_file()})
+        result = replace(evaluate_model(model, own, path), seconds_per_sample=_seconds(config, own, model))
+        write_results(result, model.family, path)
+        write_json(settings, wanted)
+    return Entry(
+        name=model.name,
+        result=result,
+        training=_training(model),
+        pictures={kind: place for kind, place in pictures.items() if place.is_file()},
+    )
 
 
-def _training(model: str) -> dict | None:
+def own_config(config: EvaluationConfig, family: Family) -> EvaluationConfig:
+    """The part of a common configuration that concerns a family."""
+    known = option_names(family)
+    options = {name: value for name, value in config.options.items() if name in known}
+    compiled = config.compile and family.can_compile
+    return replace(config, likelihood=family.no_likelihood is None, options=options, compile=compiled)
+
+
+def _seconds(config: ComparisonConfig, own: EvaluationConfig, model: Model) -> dict[str, float]:
+    _, options = split_options(model.family, own.options, model.name)
+    sampler = model.family.sampler(model.pipeline, options, own.compile)
+    device: torch.device = model.pipeline.device
+    return {str(batch): seconds_per_sample(sampler, device, own.seed, batch, config.repeat) for batch in BATCHES}
+
+
+def _training(model: Model) -> TrainingRecord | None:
     """What a trainer wrote beside the pipeline, if it did."""
-    path = Path(model) / TRAINING_FILE
-    return json.loads(path.read_text()) if path.is_file() else None
+    path = None if model.folder is None else model.folder / TRAINING_FILE
+    return TrainingRecord.load(path) if path is not None and path.is_file() else None
 
 
 def comparison_rows(entries: list[Entry]) -> list[list[str]]:
     """A row of texts for each property, the first for the names."""
     rows = [["", *(entry.name for entry in entries)]]
-    rows += [[label, *(_text(value, entry.results) for entry in entries)] for label, value in PROPERTIES]
+    rows += [[label, *(show(entry) or NOTHING for entry in entries)] for label, show in PROPERTIES]
     return [row for row in rows if any(cell != NOTHING for cell in row[1:])]
 
 
-NOTHING = "–"
+Show = Callable[[Entry], str | None]
 
 
-def _text(value, results: dict) -> str:
-    found = value(results)
-    return NOTHING if found is None else found
+def _kind(entry: Entry) -> str:
+    part = entry.result.likelihood
+    steps = None if part is None else part.facts.get("T")
+    return entry.result.kind if steps is None else f"{entry.result.kind}, T = {steps}"
 
 
-def _metric(key: str, digits: int):
-    def show(results):
-        metric = results["metrics"].get(key)
-        if metric is None:
+def _measured(entry: Entry) -> str | None:
+    part = entry.result.likelihood
+    return None if part is None else f"{part.quantity} ({part.likelihood})"
+
+
+def _headline(role: str, unit: str, digits: int) -> Show:
+    def show(entry: Entry) -> str | None:
+        metric = entry.result.headline(role, unit)
+        return None if metric is None else metric.text(digits).removesuffix(f" {unit}")
+
+    return show
+
+
+def _quality(key: str, digits: int) -> Show:
+    def show(entry: Entry) -> str | None:
+        metrics = entry.result.metrics
+        if key not in metrics:
             return None
-        error = metric["standard_error"]
-        spread = "" if error is None else f" ± {error:.{digits}f}"
-        floor = results["metrics"].get(f"{key}_floor")
-        beside = "" if floor is None else f" (floor {floor['mean']:.{digits}f})"
-        return f"{metric['mean']:.{digits}f}{spread}{beside}"
+        floor = metrics.get(f"{key}_floor")
+        beside = "" if floor is None else f" (floor {floor.mean:.{digits}f})"
+        return f"{metrics[key].text(digits)}{beside}"
 
     return show
 
 
-def _first(*options):
-    def show(results):
-        return next((text for option in options if (text := option(results)) is not None), None)
+def _samples(entry: Entry) -> str | None:
+    drawn = entry.result.samples
+    return None if drawn is None else f"{drawn.count:,}, {drawn.how}"
+
+
+def _seconds_of(batch: int) -> Show:
+    def show(entry: Entry) -> str | None:
+        times = entry.result.seconds_per_sample
+        return None if times is None else f"{times[str(batch)]:.2g} s"
 
     return show
 
 
-def _seconds(batch: int):
-    def show(results):
-        return f"{results['seconds_per_sample'][str(batch)]:.2g} s"
-
-    return show
-
-
-def _training_time(results):
-    training = results["training"]
-    if training is None:
+def _training_time(entry: Entry) -> str | None:
+    if entry.training is None:
         return None
-    return f"{training['seconds'] / 60:.0f} min ({training['environment']['device']})"
+    return f"{entry.training.seconds / 60:.0f} min ({entry.training.run_metadata['device']})"
 
 
-PROPERTIES = (
-    ("kind", lambda r: f"diffusion, T = {r['T']}" if r["kind"] == "diffusion" else r["kind"]),
-    ("parameters", lambda r: f"{r['parameters']:,}"),
-    ("measured", lambda r: f"{r['quantity']} ({r['likelihood']})"),
-    ("bound, bits/dim", _first(_metric("vlb_total_bits_per_dim", 3), _metric("negative_elbo_bits_per_dim", 3))),
-    ("importance-weighted bound, bits/dim", _metric("negative_iw_bound_bits_per_dim", 3)),
-    ("bound, nats/image", _first(_metric("vlb_total", 2), _metric("negative_elbo", 2))),
-    ("importance-weighted bound, nats/image", _metric("negative_iw_bound", 2)),
-    ("samples", lambda r: f"{r['samples']['count']:,}, {r['samples']['how']}"),
-    ("Frechet distance (not FID)", _metric("frechet", 3)),
-    ("precision", _metric("precision", 3)),
-    ("recall", _metric("recall", 3)),
-    ("share in another class than the reference's", _metric("class_shift", 3)),
-    ("classifier's mean confidence", _metric("confidence", 3)),
+PROPERTIES: tuple[tuple[str, Show], ...] = (
+    ("kind", _kind),
+    ("parameters", lambda entry: f"{entry.result.parameters:,}"),
+    ("measured", _measured),
+    ("log-likelihood, negative, bits/dim", _headline("log-likelihood", "bits/dim", 3)),
+    ("bound, bits/dim", _headline("bound", "bits/dim", 3)),
+    ("importance-weighted bound, bits/dim", _headline("importance-weighted bound", "bits/dim", 3)),
+    ("log-likelihood, negative, nats/image", _headline("log-likelihood", "nats/image", 2)),
+    ("bound, nats/image", _headline("bound", "nats/image", 2)),
+    ("importance-weighted bound, nats/image", _headline("importance-weighted bound", "nats/image", 2)),
+    ("samples", _samples),
+    ("Frechet distance (not FID)", _quality("frechet", 3)),
+    ("precision", _quality("precision", 3)),
+    ("recall", _quality("recall", 3)),
+    ("share in another class than the reference's", _quality("class_shift", 3)),
+    ("classifier's mean confidence", _quality("confidence", 3)),
     ("training time", _training_time),
-    ("per sample, one at a time", _seconds(1)),
-    ("per sample, 64 at a time", _seconds(64)),
+    ("per sample, one at a time", _seconds_of(1)),
+    ("per sample, 64 at a time", _seconds_of(64)),
 )

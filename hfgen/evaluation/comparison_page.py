@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import base64
-from argparse import Namespace
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfgen.configs.evaluation import ComparisonConfig
+from hfgen.configs.flags import changed
+
+if TYPE_CHECKING:
+    from hfgen.evaluation.compare import Entry
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -14,6 +20,7 @@ th, td { border-bottom: 1px solid #ccc; padding: .35rem .9rem .35rem 0; text-ali
 figure { display: inline-block; margin: 1rem 1.5rem 0 0; vertical-align: top; }
 img { max-width: 100%; height: auto; }
 """
+UNTOLD = ("dataset_name", "dataset_config_name", "likelihood", "options", "batch_size")
 NOTES = """Bounds are upper bounds on the negative log-likelihood, over the same images for all; ± is the standard error over images.
 Only rows of one kind of quantity (see "measured") can be compared: nats of binarised pixels are no bits/dim of 8-bit ones, and
 a pseudo-likelihood is no likelihood at all. The Frechet distance is one of the features of {features}, not the FID; the floor
@@ -27,23 +34,26 @@ def markdown_table(rows: list[list[str]]) -> str:
     return "\n".join([head, f"|{'---|' * len(rows[0])}", *body])
 
 
-def html_page(rows: list[list[str]], entries: list, flags: Namespace) -> str:
-    """The table, the sample grids and the terms over t of `Entry`s; pictures lie in the page."""
-    first = entries[0].results
-    title = f"{', '.join(entry.name for entry in entries)} on {first['dataset']}"
-    where = f"{first['images']:,} images of {first['dataset']} (split {first['split']}), seed {first['seed']}"
+def html_page(rows: list[list[str]], entries: list[Entry], config: ComparisonConfig) -> str:
+    """The table, the sample grids and the terms over t of entries; pictures lie in the page."""
+    first = entries[0].result
+    title = f"{', '.join(entry.name for entry in entries)} on {first.dataset}"
+    where = f"{first.images:,} images of {first.dataset} (split {first.split}), seed {first.seed}"
+    made_with = f"{first.run_metadata['device']}, hfgen {first.run_metadata['hfgen']}"
+    drawn = [entry for entry in entries if entry.result.samples is not None and "samples" in entry.pictures]
+    features = next((f"the {entry.result.samples.features}" for entry in drawn), "a classifier")
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(where)}, {escape(first['environment']['device'])}, hfgen {first['environment']['hfgen']}.</p>",
-        _table(rows),
-        f"<p>{escape(NOTES.format(features='the ' + first['samples']['features']))}</p>",
+        f"<p>{escape(where)}, {escape(made_with)}.</p>",
+        html_table(rows),
+        f"<p>{escape(NOTES.format(features=features))}</p>",
         "<h2>Samples</h2>",
-        *(_figure(entry.pictures["samples"], f"{entry.name}: {entry.results['samples']['how']}") for entry in entries),
+        *(_figure(entry.pictures["samples"], f"{entry.name}: {entry.result.samples.how}") for entry in drawn),
     ]
     terms = [(entry.name, entry.pictures["terms"]) for entry in entries if "terms" in entry.pictures]
     if terms:
         parts += ["<h2>The bound over t</h2>", *(_figure(path, name) for name, path in terms)]
-    parts += ["<h2>Command</h2>", f"<pre>{escape(command(flags))}</pre>"]
+    parts += ["<h2>Command</h2>", f"<pre>{escape(command(config))}</pre>"]
     body = "\n".join(parts)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
@@ -51,22 +61,22 @@ def html_page(rows: list[list[str]], entries: list, flags: Namespace) -> str:
     )
 
 
-def command(flags: Namespace) -> str:
+def command(config: ComparisonConfig) -> str:
     """How to make the page again, without the dataset; of folders given by their whole path the last part."""
-    models = (Path(model).name if Path(model).is_absolute() else model for model in flags.models)
-    words = ["hfgen compare", *models]
-    if flags.samples is not None:
-        words.append(f"--samples {flags.samples}")
-    for name in ("split", "steps", "scheduler", "eta", "guidance_scale", "max_images", "iw_samples", "seed"):
-        value = getattr(flags, name)
-        if value is not None:
-            words.append(f"--{name} {value}")
-    words += [f"--{name}" for name in ("sample_pixels", "compile") if getattr(flags, name)]
-    words.append("--exact" if flags.exact else f"--evaluations {flags.evaluations}")
-    return " ".join(words)
+    models = (Path(model).name if Path(model).is_absolute() else model for model in config.models)
+    evaluation = config.evaluation
+    told = {k: v for k, v in changed(evaluation).items() if k not in UNTOLD} | dict(evaluation.options)
+    return " ".join(["hfgen compare", *models, *(_words(name, value) for name, value in told.items())])
 
 
-def _table(rows) -> str:
+def _words(name: str, value: object) -> str:
+    if value is True:
+        return f"--{name}"
+    return f"--{name} {' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
+
+
+def html_table(rows: list[list[str]]) -> str:
+    """The rows as an HTML table, the first as its head."""
     head, *body = rows
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
     lines += [

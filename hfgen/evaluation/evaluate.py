@@ -1,85 +1,143 @@
-"""All that is measured of a pipeline, by flags, so that it can be broken off and taken up again."""
+"""All that is measured of a model, so that it can be broken off and taken up again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from hfgen.errors import HfgenError
-from hfgen.evaluation.diffusion import evaluate_diffusion
-from hfgen.evaluation.features import load_feature_network
-from hfgen.evaluation.header import header
-from hfgen.evaluation.report import save_json
+from hfgen.configs.evaluation import EvaluationConfig
+from hfgen.core.errors import HfgenError
+from hfgen.core.media import image_grid, save_png
+from hfgen.core.metadata import run_metadata
+from hfgen.core.resume import Resumable
+from hfgen.data.evaluation_images import load_evaluation_images, shown_dataset
+from hfgen.evaluation.features import FeatureNetwork, load_feature_network
 from hfgen.evaluation.samples import Draws, RealImages, evaluate_samples, real_images
-from hfgen.evaluation.vae import evaluate_vae
-from hfgen.evaluation.vlb_figure import plot_terms
-from hfgen.images import image_grid, save_png
-from hfgen.pipelines import VAEPipeline
-from hfgen.resume import Resumable
+from hfgen.families.base import Family, LikelihoodSettings, make_options
+from hfgen.families.model import Model
+from hfgen.results import EvaluationResult, LikelihoodResult
 
-VAE_BATCH, SAMPLE_BATCH = 20, 64
-NOT_SETTINGS = ("run", "out", "device", "pipeline", "revision", "batch_size", "models", "repeat")
+SAMPLE_BATCH = 64
 
 
-def evaluate(pipeline, flags, out: Path | None) -> tuple[dict, torch.Tensor | None]:
-    """The results that `flags` (those of `hfgen evaluate`) ask for, as JSON values, and the first samples, if any.
+def evaluate_model(model: Model, config: EvaluationConfig, out: Path | None = None) -> EvaluationResult:
+    """Measure what `config` asks for: the likelihood, the quality of samples, or both.
 
-    Parts that are done are kept beside `out` until `write_results`. Raises `HfgenError` as `evaluate_diffusion`, `evaluate_vae`
-    and `real_images`; what is wrong with the flags of samples is told before the likelihood is measured.
+    Parts that are done are kept beside `out` until `write_results`. What is wrong with the options of samples is told before
+    the likelihood is measured.
+
+    Raises `HfgenError` for options that the model's family has not, for images that do not fit the model, and for what cannot be
+    measured.
     """
-    model = pipeline.vae if isinstance(pipeline, VAEPipeline) else pipeline.unet
-    resumable = Resumable(partial_folder(out), evaluation_settings(flags, pipeline))
+    measure_likelihood = config.likelihood or config.samples is None
+    if config.samples is None:
+        _check_without_samples(model, config)
+    if measure_likelihood and model.family.no_likelihood is not None:
+        raise HfgenError(f"{model.name}: {model.family.no_likelihood}; measure its samples, --samples 10000")
+    resumable = Resumable(partial_folder(out), evaluation_settings(model, config))
     try:
-        return _evaluate(pipeline, model, flags, resumable)
+        return _evaluate(model, config, resumable, measure_likelihood)
     except HfgenError:
         resumable.finish_if_empty()
         raise
 
 
-def _evaluate(pipeline, model, flags, resumable: Resumable):
-    draws = network = real = None
-    if flags.samples is not None:
+def _evaluate(
+    model: Model, config: EvaluationConfig, resumable: Resumable, measure_likelihood: bool
+) -> EvaluationResult:
+    likelihood_options, sampling_options = split_options(model.family, config.options, model.name)
+    quality: tuple[Draws, FeatureNetwork, RealImages] | None = None
+    if config.samples is not None:
         draws = Draws(
-            pipeline,
-            flags.samples,
-            flags.steps,
-            flags.scheduler,
-            flags.seed,
-            flags.batch_size or SAMPLE_BATCH,
-            flags.sample_pixels,
-            flags.guidance_scale,
-            resumable,
-            flags.compile,
-            flags.eta,
+            sampler=model.family.sampler(model.pipeline, sampling_options, config.compile),
+            device=model.pipeline.device,
+            count=config.samples,
+            seed=config.seed,
+            batch_size=config.batch_size or SAMPLE_BATCH,
+            resumable=resumable,
         )
-        network = load_feature_network(flags.features, pipeline.device)
-        real = real_images(
-            draws, network, flags.dataset_name, flags.split, flags.train_split, flags.dataset_config_name
-        )
-    results, shown = {}, None
-    if flags.likelihood or draws is None:
-        results = _likelihood(pipeline, flags, resumable)
-    if draws is not None:
-        measured, shown = evaluate_samples(draws, network, real)
-        results = _merged(results, measured, real, model, flags)
-    return results, shown
+        network = load_feature_network(config.features, model.pipeline.device)
+        quality = draws, network, real_images(draws, network, model.image_shape, config)
+    likelihood, fingerprint, count = None, None, None
+    if measure_likelihood:
+        likelihood, fingerprint, count = _likelihood(model, config, likelihood_options, resumable)
+    samples = pictures = None
+    if quality is not None:
+        samples, pictures = evaluate_samples(*quality)
+        fingerprint, count = fingerprint or quality[2].fingerprint, count or samples.reference
+    return EvaluationResult(
+        family=model.family.name,
+        kind=model.family.title,
+        parameters=model.parameters,
+        dataset=shown_dataset(config.dataset_name),
+        dataset_fingerprint=str(fingerprint),
+        split=config.split,
+        images=int(count or 0),
+        seed=config.seed,
+        run_metadata=run_metadata(model.module.device),
+        likelihood=likelihood,
+        samples=samples,
+        pictures=pictures,
+    )
 
 
-def write_results(results: dict, samples: torch.Tensor | None, out: Path) -> list[Path]:
+def _likelihood(
+    model: Model, config: EvaluationConfig, options: Any, resumable: Resumable
+) -> tuple[LikelihoodResult, str, int]:
+    """The result, and the data's fingerprint and number of images."""
+    data = load_evaluation_images(
+        config.dataset_name,
+        config.split,
+        shape=model.image_shape,
+        device=model.module.device,
+        max_images=config.max_images,
+        dataset_config_name=config.dataset_config_name,
+    )
+    settings = LikelihoodSettings(options=options, seed=config.seed, batch_size=config.batch_size, resumable=resumable)
+    return model.family.likelihood(model.pipeline, data, settings), data.fingerprint, len(data.images)
+
+
+def split_options(family: Family, values: Mapping[str, Any], whose: str) -> tuple[Any, Any]:
+    """Instances of the family's options of its likelihood and of its samples; `HfgenError` for one that is neither's."""
+    of_likelihood = {item.name for item in fields(family.likelihood_options)}
+    first = {name: value for name, value in values.items() if name in of_likelihood}
+    rest = {name: value for name, value in values.items() if name not in of_likelihood}
+    whose = f"{whose} ({family.title})"
+    return (
+        make_options(family.likelihood_options, first, whose=whose),
+        make_options(family.sampling_options, rest, whose=whose),
+    )
+
+
+def _check_without_samples(model: Model, config: EvaluationConfig) -> None:
+    """Raise `HfgenError` for options of samples without samples."""
+    of_samples = {item.name for item in fields(model.family.sampling_options)}
+    given = [f"--{name}" for name in config.options if name in of_samples]
+    given += [f"--{name}" for name in ("features", "compile") if getattr(config, name)]
+    if given:
+        raise HfgenError(f"{', '.join(given)}: only with --samples, such as --samples 10000")
+
+
+def write_results(result: EvaluationResult, family: Family, out: Path) -> list[Path]:
     """The JSON file and its pictures beside it: OUT_terms.png, OUT_samples.png; the unfinished work is then removed."""
     written = [out]
-    save_json(results, out)
-    if "terms" in results:
-        written.append(out.with_name(f"{out.stem}_terms.png"))
-        plot_terms(results, written[-1])
-    if samples is not None:
+    result.save(out)
+    terms = out.with_name(f"{out.stem}_terms.png")
+    if family.plot_likelihood(result, terms):
+        written.append(terms)
+    if result.pictures is not None:
         written.append(out.with_name(f"{out.stem}_samples.png"))
-        save_png(image_grid(samples), written[-1])
-    shutil.rmtree(partial_folder(out), ignore_errors=True)
+        save_png(image_grid(result.pictures), written[-1])
+    folder = partial_folder(out)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
     return written
 
 
@@ -88,45 +146,17 @@ def partial_folder(out: Path | None) -> Path | None:
     return None if out is None else out.with_name(f".{out.name}.unfinished")
 
 
-def evaluation_settings(flags, pipeline) -> dict:
-    """What results depend on, as JSON values: the flags, the weights, the model's and the scheduler's config."""
-    vae = isinstance(pipeline, VAEPipeline)
-    model = pipeline.vae if vae else pipeline.unet
-    scheduler = {} if vae else {"scheduler": _plain(pipeline.scheduler.config)}
+def evaluation_settings(model: Model, config: EvaluationConfig) -> dict[str, Any]:
+    """What results depend on, as JSON values: what is asked for, the weights, and the configs of the model."""
     digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    values = {k: v for k, v in vars(flags).items() if k not in NOT_SETTINGS}
-    of_model = {"weights": digest.hexdigest(), "config": _plain(model.config), "device": model.device.type}
-    return values | of_model | scheduler
+    for tensor in model.module.state_dict().values():
+        digest.update(memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+    asked = {item.name: getattr(config, item.name) for item in fields(config) if item.metadata.get("identity", True)}
+    configs = {name: _plain(values) for name, values in model.family.configs(model.pipeline).items()}
+    of_model = {"weights": digest.hexdigest(), "configs": configs, "device": model.module.device.type}
+    return _plain(asked) | of_model
 
 
-def _plain(config) -> dict:
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON values, without what does not matter: where it was loaded from, and by which version."""
-    return json.loads(json.dumps({key: value for key, value in config.items() if not key.startswith("_")}))
-
-
-def _likelihood(pipeline, flags, resumable) -> dict:
-    common = {
-        "dataset_name": flags.dataset_name,
-        "split": flags.split,
-        "max_images": flags.max_images,
-        "dataset_config_name": flags.dataset_config_name,
-        "seed": flags.seed,
-        "resumable": resumable,
-    }
-    if isinstance(pipeline, VAEPipeline):
-        return evaluate_vae(
-            pipeline.vae, num_samples=flags.iw_samples, batch_size=flags.batch_size or VAE_BATCH, **common
-        )
-    evaluations = None if flags.exact else flags.evaluations
-    return evaluate_diffusion(pipeline, evaluations=evaluations, batch_size=flags.batch_size, **common)
-
-
-def _merged(results: dict, measured: dict, real: RealImages, model, flags) -> dict:
-    """Both parts as one; without the first, its head."""
-    metrics = {**results.get("metrics", {}), **measured.pop("metrics")}
-    head = results or header(
-        model, flags.dataset_name, real.fingerprint, flags.split, measured["reference"], flags.seed
-    )
-    return {**head, "metrics": metrics, "samples": measured}
+    return json.loads(json.dumps({key: value for key, value in values.items() if not key.startswith("_")}))

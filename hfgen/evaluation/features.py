@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from hfgen.errors import HfgenError
+from hfgen.core.errors import HfgenError
 
 DIGITS_CLASSIFIER = Path(__file__).with_name("digit_classifier")
 PREPROCESSOR_FILE = "preprocessor_config.json"

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
-from hfgen.errors import HfgenError
+from hfgen.core.errors import HfgenError
 from hfgen.evaluation.features import Features
 
 NEIGHBOURS = 3

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from statistics import median
 
-from hfgen.evaluation.samples import Draws
+import torch
+
+from hfgen.families.base import Sampler
+from hfgen.sampling.draw import draw_samples
 
 
-def seconds_per_sample(pipeline, flags: Namespace, batch: int, repeat: int) -> float:
+def seconds_per_sample(sampler: Sampler, device: torch.device, seed: int, batch: int, repeat: int) -> float:
     """The median over `repeat` draws of `batch` images at once, after one that does not count, in seconds per image."""
-    draws = Draws(
-        pipeline,
-        batch,
-        flags.steps,
-        flags.scheduler,
-        flags.seed,
-        batch,
-        flags.sample_pixels,
-        flags.guidance_scale,
-        compile=flags.compile,
-        eta=flags.eta,
-    )
-    times = [draws.images()[1] for _ in range(repeat + 1)]
+    times = [
+        draw_samples(sampler, device=device, num_images=batch, seed=seed, batch_size=batch).seconds
+        for _ in range(repeat + 1)
+    ]
     return median(times[1:]) / batch

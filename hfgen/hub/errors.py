@@ -50,7 +50,7 @@ def no_right(repo: str) -> str:
     return f"the token has no right to do that with {repo}: use one with write access, or a name in your namespace"
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     if (
         type(error) is RuntimeError and error.__cause__ is not None
     ):  # the client puts it around what an upload failed for

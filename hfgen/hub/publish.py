@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from hfgen.errors import HfgenError
+from hfgen.core.errors import HfgenError
 from hfgen.hub.card import CARD_FILE, refresh_card, with_repository
 from hfgen.hub.errors import hub_reason, no_right
-from hfgen.hub.files import content, repository_files
-from hfgen.loading import load_pipeline
+from hfgen.hub.files import check_secrets, content, repository_files
+from hfgen.hub.loading import load_folder
 
 BRANCH = "main"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Published:
-    """`repo` as user/name, the address to look at, how many files it has from here, and whether there was anything to commit."""
+    """What a push has done.
+
+    Attributes:
+        repo: as user/name.
+        url: the address to look at.
+        files: how many it has from here.
+        changed: whether there was anything to commit.
+        left: names of what stayed, a folder with a slash.
+    """
 
     repo: str
     url: str
     files: int
     changed: bool
+    left: Sequence[str]
 
 
 def publish_folder(
     folder: str | Path,
     repo: str,
+    *,
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
     token: str | None = None,
+    include: Sequence[str] = (),
 ) -> Published:
     """Check a pipeline's folder, bring its card up to date and push it; the repository and the branch are made if missing.
 
     Everything is committed at once: a push that breaks off leaves the files of the repository as they were, and the next
-    one goes on. Training state (checkpoints, logs) and hidden files stay here; files of the repository that the folder
-    does not have stay there.
+    one goes on. Only what belongs to the pipeline is pushed (see `repository_files`); files of the repository that the
+    folder does not have stay there.
 
     Args:
         folder: of a pipeline, such as a trainer's output_dir.
@@ -49,20 +61,23 @@ def publish_folder(
         revision: branch to commit to; by default main.
         create_pr: open a pull request instead of committing.
         token: by default HF_TOKEN or that of `hf auth login`.
+        include: patterns of other files and folders to push, such as "notes.txt" or "curves/*.csv".
 
-    Raises `HfgenError` for a folder that strangers could not load, a name or token that the Hub does not accept, a public
-    repository where a private one is asked for, and a Hub that fails.
+    Raises `HfgenError` for a folder that strangers could not load or whose files they should not have, a name or token that
+    the Hub does not accept, a public repository where a private one is asked for, and a Hub that fails.
     """
     folder = Path(folder)
     if create_pr and revision not in (None, BRANCH):
         raise HfgenError(f"revision={revision!r} with create_pr: a pull request is made for main; pass one of the two")
-    refresh_card(folder, load_folder(folder))
-    files = repository_files(folder)
-    repo = check_account(repo, token, create_pr)
+    model = load_folder(folder)
+    refresh_card(model)
+    files = repository_files(folder, model, include)
+    check_secrets(folder, files.pushed, (token, get_token()))
+    repo = check_account(repo, token=token, create_pr=create_pr)
     api = HfApi(token=token)
     try:
-        before = _prepare(api, repo, private, revision, create_pr)
-        operations = [CommitOperationAdd(path.as_posix(), _upload(folder, path, repo)) for path in files]
+        before = _prepare(api, repo, private=private, revision=revision, create_pr=create_pr)
+        operations = [CommitOperationAdd(path.as_posix(), _upload(folder, path, repo)) for path in files.pushed]
         commit = api.create_commit(
             repo, operations, commit_message=f"Upload {folder.resolve().name}", revision=revision, create_pr=create_pr
         )
@@ -72,10 +87,16 @@ def publish_folder(
         raise HfgenError(
             f"{hub_reason(error, repo, revision)} (a push is one commit or none, and can be repeated)"
         ) from error
-    return Published(repo, commit.pr_url or f"{commit.commit_url}", len(files), commit.oid != before)
+    return Published(
+        repo=repo,
+        url=commit.pr_url or f"{commit.commit_url}",
+        files=len(files.pushed),
+        changed=commit.oid != before,
+        left=files.left,
+    )
 
 
-def check_account(repo: str, token: str | None = None, create_pr: bool = False) -> str:
+def check_account(repo: str, *, token: str | None = None, create_pr: bool = False) -> str:
     """`repo` with its namespace, by default that of the token's user, once the Hub has accepted both.
 
     Raises `HfgenError` for a name that cannot be one, for no or a wrong token, for one that may only read or not write to
@@ -98,14 +119,7 @@ def check_account(repo: str, token: str | None = None, create_pr: bool = False) 
     return repo
 
 
-def load_folder(folder: Path):
-    """The pipeline of a local folder; `HfgenError` where `load_pipeline` has one, and for no folder."""
-    if not folder.is_dir():
-        raise HfgenError(f"{folder} is no folder: pass that of a pipeline, such as the --output_dir of a training")
-    return load_pipeline(folder)
-
-
-def _prepare(api: HfApi, repo: str, private: bool, revision: str | None, create_pr: bool) -> str:
+def _prepare(api: HfApi, repo: str, *, private: bool, revision: str | None, create_pr: bool) -> str:
     """Make what is missing; returns the commit that the branch is at."""
     try:
         info = api.model_info(repo)
@@ -122,5 +136,5 @@ def _prepare(api: HfApi, repo: str, private: bool, revision: str | None, create_
 
 def _upload(folder: Path, path: Path, repo: str) -> bytes | Path:
     if path.as_posix() == CARD_FILE:
-        return with_repository((folder / path).read_text(), folder.resolve().name, repo).encode()
+        return with_repository((folder / path).read_text(encoding="utf-8"), folder.resolve().name, repo).encode()
     return content(folder, path)

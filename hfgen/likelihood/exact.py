@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 
 import torch
 from tqdm.auto import tqdm
 
-from hfgen.data.images import to_model_range
-from hfgen.data.order import Stream, seeded
-from hfgen.likelihood.process import DiffusionProcess
-from hfgen.likelihood.vlb import Evaluator, VlbTerms, estimate, mean_and_error, prior_kl
-from hfgen.resume import SAVE_SECONDS, Resumable
+from hfgen.core.media import to_model_range
+from hfgen.core.random import Stream, seeded
+from hfgen.core.resume import SAVE_SECONDS, Resumable
+from hfgen.likelihood.images import Images
+from hfgen.likelihood.vlb import (
+    DenoisingNetwork,
+    Evaluator,
+    VlbTerms,
+    dimensions,
+    estimate,
+    mean_and_error,
+    prior_kl,
+)
+from hfgen.process import ReverseProcess
 
 
 def exact_vlb(
-    model,
-    process: DiffusionProcess,
-    images,
+    model: DenoisingNetwork,
+    process: ReverseProcess,
+    images: Images,
+    *,
     seed: int = 0,
     batch_size: int | None = None,
     resumable: Resumable | None = None,
@@ -28,8 +39,10 @@ def exact_vlb(
     but for rounding. Memory does not grow with the images but for two numbers of each.
 
     Args:
-        model: a `UNet2DModel`, or anything with `device`, `dtype`, `eval()` and the call that `DiffusionProcess.terms` makes.
-        images: `ImagesInMemory` or `ImagesStreamed`.
+        model: a `UNet2DModel`, or anything with `device`, `dtype`, `eval()` and the call that `ReverseProcess.terms` makes.
+        process: that of the scheduler it was trained with, by `hfgen.schedulers.reverse_process`.
+        images: 8-bit, such as `ImagesInMemory` or `ImagesStreamed`.
+        seed: of the noise.
         batch_size: network evaluations at once; by default by the device, halved while it has not enough memory.
         resumable: where to keep what is done.
 
@@ -39,11 +52,13 @@ def exact_vlb(
     """
     resumable = resumable or Resumable(None)
     evaluate = Evaluator(model, process, batch_size)
-    prior = prior_kl(process, images)
+    prior = prior_kl(process.forward, images)
     sums = _Sums(len(images), process.num_steps, resumable)
     with tqdm(total=len(images), initial=sums.done, desc="bound", unit="image") as bar:
         group = max(1, evaluate.batch_size // process.num_steps)
-        rows = torch.arange(sums.done, len(images)).split(group) if sums.done < len(images) else ()
+        rows: Sequence[torch.Tensor] = ()
+        if sums.done < len(images):
+            rows = torch.arange(sums.done, len(images)).split(group)
         for batch, pixels in zip(rows, images.batches(rows), strict=True):
             for timesteps, terms in _group_terms(evaluate, to_model_range(pixels), batch, seed):
                 sums.add(batch, timesteps, terms)
@@ -52,7 +67,9 @@ def exact_vlb(
     return sums.result(prior, images)
 
 
-def _group_terms(evaluate: Evaluator, x_0, rows, seed):
+def _group_terms(
+    evaluate: Evaluator, x_0: torch.Tensor, rows: torch.Tensor, seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """For each of a few images all t, in parts: timesteps (P,), and the terms (images, P)."""
     generators = [seeded(x_0.device, seed, Stream.EVALUATION, int(row)) for row in rows]
     shape, device = x_0.shape[1:], x_0.device
@@ -80,25 +97,26 @@ class _Sums:
     def done(self) -> int:
         return int(self.tensors["done"])
 
-    def add(self, rows, timesteps, terms):
+    def add(self, rows: torch.Tensor, timesteps: torch.Tensor, terms: torch.Tensor) -> None:
         terms, timesteps = terms.double().cpu(), timesteps.cpu()
         self.tensors["steps"][0, timesteps] += terms.sum(0)
         self.tensors["steps"][1, timesteps] += terms.square().sum(0)
         first = timesteps == 0
         self.tensors["images"][rows] += torch.stack([terms[:, first].sum(1), terms[:, ~first].sum(1)], dim=1)
 
-    def end(self, rows):
+    def end(self, rows: torch.Tensor) -> None:
         self.tensors["done"] += len(rows)
         if time.monotonic() - self.saved_at > SAVE_SECONDS:
             self.resumable.save("exact", self.tensors)
             self.saved_at = time.monotonic()
 
-    def result(self, prior, images) -> VlbTerms:
+    def result(self, prior: torch.Tensor, images: Images) -> VlbTerms:
         reconstruction, diffusion = self.tensors["images"].unbind(1)
         draws = torch.full((self.tensors["steps"].shape[1],), len(prior))
-        steps, error = mean_and_error(*self.tensors["steps"], draws)
+        sums, squares = self.tensors["steps"]
+        steps, error = mean_and_error(sums, squares, draws)
         return VlbTerms(
-            dimensions=next(images.batches([torch.arange(1)]))[0].numel(),
+            dimensions=dimensions(images),
             images=len(prior),
             evaluations=int(draws.sum()),
             exact=True,

@@ -5,12 +5,22 @@ from __future__ import annotations
 import torch
 from tqdm.auto import tqdm
 
-from hfgen.data.images import to_model_range
-from hfgen.data.order import Stream, seeded
-from hfgen.errors import HfgenError
-from hfgen.likelihood.process import DiffusionProcess
-from hfgen.likelihood.vlb import Estimate, Evaluator, VlbTerms, estimate, mean_and_error, prior_kl
-from hfgen.resume import Resumable
+from hfgen.core.errors import HfgenError
+from hfgen.core.media import to_model_range
+from hfgen.core.random import Stream, seeded
+from hfgen.core.resume import Resumable
+from hfgen.likelihood.images import Images
+from hfgen.likelihood.vlb import (
+    DenoisingNetwork,
+    Estimate,
+    Evaluator,
+    VlbTerms,
+    dimensions,
+    estimate,
+    mean_and_error,
+    prior_kl,
+)
+from hfgen.process import ReverseProcess
 
 ROUNDS = 20
 LEAST_EVALUATIONS = 5 * ROUNDS
@@ -18,9 +28,10 @@ DEFENSIVE = 0.1
 
 
 def sampled_vlb(
-    model,
-    process: DiffusionProcess,
-    images,
+    model: DenoisingNetwork,
+    process: ReverseProcess,
+    images: Images,
+    *,
     evaluations: int = 100_000,
     seed: int = 0,
     batch_size: int | None = None,
@@ -43,7 +54,7 @@ def sampled_vlb(
         raise HfgenError(f"evaluations={evaluations}: use {LEAST_EVALUATIONS} or more")
     resumable = resumable or Resumable(None)
     evaluate = Evaluator(model, process, batch_size)
-    prior = prior_kl(process, images)
+    prior = prior_kl(process.forward, images)
     history = _History(process.num_steps, resumable)
     with tqdm(total=evaluations, initial=history.draws, desc="bound", unit="evaluation") as bar:
         for number in range(history.rounds, ROUNDS):
@@ -51,8 +62,8 @@ def sampled_vlb(
             probability = history.probability()
             generator = seeded("cpu", seed, Stream.EVALUATION, number)
             timesteps = stratified_times(probability, end - first, generator)
-            rows = _rows(len(images), first, end, seed)
-            terms = _terms(evaluate, images, rows, timesteps, seed, number, bar)
+            rows = _rows(len(images), first=first, end=end, seed=seed)
+            terms = _terms(evaluate, images, rows=rows, timesteps=timesteps, seed=seed, number=number, bar=bar)
             history.add(timesteps, terms, probability)
     return history.result(prior, images, evaluations)
 
@@ -64,7 +75,7 @@ def stratified_times(probability: torch.Tensor, count: int, generator: torch.Gen
     return timesteps[torch.randperm(count, generator=generator)]
 
 
-def _rows(count: int, first: int, end: int, seed: int) -> torch.Tensor:
+def _rows(count: int, *, first: int, end: int, seed: int) -> torch.Tensor:
     """Places first..end-1 of permutations of the images that follow each other."""
     places = torch.arange(first, end)
     orders = {
@@ -74,7 +85,16 @@ def _rows(count: int, first: int, end: int, seed: int) -> torch.Tensor:
     return torch.cat([orders[c][places[places // count == c] % count] for c in orders])
 
 
-def _terms(evaluate: Evaluator, images, rows, timesteps, seed, number, bar) -> torch.Tensor:
+def _terms(
+    evaluate: Evaluator,
+    images: Images,
+    *,
+    rows: torch.Tensor,
+    timesteps: torch.Tensor,
+    seed: int,
+    number: int,
+    bar: tqdm,
+) -> torch.Tensor:
     """f of each draw of a round, float64 on the CPU; the noise of a draw does not depend on the batches."""
     device, terms = evaluate.device, []
     generator = seeded("cpu" if device.type == "mps" else device, seed, Stream.EVALUATION, number, 1)
@@ -115,29 +135,31 @@ class _History:
         root = (squares[seen] / count[seen]).sqrt()
         return DEFENSIVE * first + (1 - DEFENSIVE) * _normalised(_interpolated(root, seen))
 
-    def add(self, timesteps, terms, probability):
+    def add(self, timesteps: torch.Tensor, terms: torch.Tensor, probability: torch.Tensor) -> None:
         steps = self.tensors["steps"]
         for row, values in enumerate((torch.ones_like(terms), terms, terms.square())):
             steps[row].index_add_(0, timesteps, values)
+        # of draws from p the mean of f / p is sum_t f(t), whatever p: p was fixed before this round drew, and so it is unbiased
         weighted = terms / probability[timesteps] / len(terms)
         first = timesteps == 0
         found = torch.stack([weighted[first].sum(), weighted[~first].sum()])
         self.tensors["rounds"] = torch.cat([self.tensors["rounds"], found[None]])
         self.resumable.save("sampled", self.tensors)
 
-    def result(self, prior, images, evaluations) -> VlbTerms:
+    def result(self, prior: torch.Tensor, images: Images, evaluations: int) -> VlbTerms:
         reconstruction, diffusion = self.tensors["rounds"].unbind(1)
-        prior = estimate(prior)
-        total = estimate(reconstruction + diffusion)
+        of_prior = estimate(prior)
+        # by round, as both parts come from the same draws: their errors do not add as independent ones
+        drawn = estimate(reconstruction + diffusion)
         count, sums, squares = self.tensors["steps"]
         steps, error = mean_and_error(sums, squares, count)
         return VlbTerms(
-            dimensions=next(images.batches([torch.arange(1)]))[0].numel(),
+            dimensions=dimensions(images),
             images=len(images),
             evaluations=evaluations,
             exact=False,
-            total=Estimate(prior.mean + total.mean, (prior.standard_error**2 + total.standard_error**2) ** 0.5),
-            prior=prior,
+            total=Estimate(of_prior.mean + drawn.mean, (of_prior.standard_error**2 + drawn.standard_error**2) ** 0.5),
+            prior=of_prior,
             diffusion=estimate(diffusion),
             reconstruction=estimate(reconstruction),
             steps=steps,

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
-from hfgen.data.images import to_model_range
-from hfgen.errors import HfgenError
-from hfgen.likelihood.process import DiffusionProcess, wide
+from hfgen.core.errors import HfgenError
+from hfgen.core.media import to_model_range
+from hfgen.likelihood.images import Images, check_not_empty
+from hfgen.process import GaussianProcess, NetworkOutput, OutputShapeError, ReverseProcess, to_float64
 
 BATCH = {"cpu": 64}
 BATCH_ELSEWHERE = 512
 IMAGES_AT_ONCE = 500
+
+
+class DenoisingNetwork(Protocol):
+    """A `UNet2DModel`, or what takes its place."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def eval(self) -> DenoisingNetwork:
+        """The same, ready to be evaluated."""
+
+    def __call__(self, x_t: torch.Tensor, timesteps: torch.Tensor, /) -> NetworkOutput:
+        """Its prediction, as `ReverseProcess.terms` takes it, from x_t (B, C, H, W) and int64 timesteps (B,)."""
 
 
 class Estimate(NamedTuple):
@@ -24,7 +38,7 @@ class Estimate(NamedTuple):
     standard_error: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VlbTerms:
     """-log p(x_0) <= L_T + sum_{t=2..T} L_{t-1} + L_0, means over images, in nats per image.
 
@@ -64,29 +78,32 @@ class Evaluator:
     Raises `HfgenError` for a network that puts out another shape than the process needs, and for a full device.
     """
 
-    def __init__(self, model, process: DiffusionProcess, batch_size: int | None = None):
+    def __init__(self, model: DenoisingNetwork, process: ReverseProcess, batch_size: int | None = None):
         self.device = model.device
         self.model, self.process = model.eval(), process.to(self.device)
         self.batch_size = batch_size or BATCH.get(self.device.type, BATCH_ELSEWHERE)
 
     @torch.no_grad()
     def __call__(self, x_0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """As `DiffusionProcess.terms`, for any number of rows."""
+        """As `ReverseProcess.terms`, for any number of rows."""
         parts = zip(*(tensor.split(self.batch_size) for tensor in (x_0, noise, timesteps)), strict=True)
         return torch.cat([self._fitting(*part) for part in parts])
 
-    def _fitting(self, x_0, noise, timesteps):
+    def _fitting(self, x_0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         try:
-            return self.process.terms(self._predict, wide(x_0), noise, timesteps)
+            return self.process.terms(self._predict, to_float64(x_0), noise, timesteps)
+        except OutputShapeError as error:
+            raise HfgenError(str(error)) from error
         except torch.OutOfMemoryError as error:
             if len(x_0) == 1:
                 raise HfgenError(
                     f"a single image does not fit on {self.device}: use a larger device, or cpu"
                 ) from error
+        # outside of the handler: the error that is handled keeps alive what filled the memory
         self.batch_size = max(1, len(x_0) // 2)
         return self(x_0, noise, timesteps)
 
-    def _predict(self, x_t, timesteps):
+    def _predict(self, x_t: torch.Tensor, timesteps: torch.Tensor) -> NetworkOutput:
         return self.model(x_t.to(self.model.dtype), timesteps)
 
 
@@ -106,9 +123,13 @@ def estimate(values: torch.Tensor) -> Estimate:
     return Estimate(mean.item(), error.item())
 
 
-def prior_kl(process: DiffusionProcess, images) -> torch.Tensor:
+def prior_kl(process: GaussianProcess, images: Images) -> torch.Tensor:
     """L_T of all images, in nats, float64 (N,) on the CPU; `HfgenError` for no images."""
-    if len(images) == 0:
-        raise HfgenError("there are no images to evaluate: name a split that has some")
+    check_not_empty(images)
     rows = torch.arange(len(images)).split(IMAGES_AT_ONCE)
     return torch.cat([process.prior_kl(to_model_range(pixels)).cpu() for pixels in images.batches(rows)])
+
+
+def dimensions(images: Images) -> int:
+    """D, the pixel values of an image."""
+    return next(images.batches([torch.arange(1)]))[0].numel()

@@ -2,7 +2,7 @@
 
 from hfgen.models.modeling_hfgen_vae import LIKELIHOODS, MLPVAE, ConvVAE
 from hfgen.models.noise_predictor import UNET_PRESETS, build_unet, load_unet_config
-from hfgen.models.vae import VAE_PRESETS, build_vae, load_vae_config
+from hfgen.models.vae_presets import VAE_PRESETS, build_vae, load_vae_config
 
 __all__ = [
     "LIKELIHOODS",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hfgen.errors import HfgenError
+from hfgen.core.errors import HfgenError
 
 
 def load_model_config(name_or_path: str, presets: dict[str, dict], model_class: type, subfolder: str) -> dict:

@@ -7,7 +7,7 @@ import math
 import torch
 from diffusers import UNet2DModel
 
-from hfgen.errors import HfgenError
+from hfgen.core.errors import HfgenError
 from hfgen.models.configs import load_model_config
 
 

@@ -1,10 +1,18 @@
 """Training losses, one short unit per paper equation."""
 
 from hfgen.objectives.diffusion import DiffusionLoss
-from hfgen.objectives.simple import SimpleLoss
 from hfgen.objectives.times import TIMES, ImportanceTimes, StratifiedTimes, UniformTimes
-from hfgen.objectives.variational import SGVBA, SGVBB, ImportanceWeighted, ScoreFunction, kl_weight
-from hfgen.objectives.weights import WEIGHTS, on_prediction
+from hfgen.objectives.variational import (
+    SGVBA,
+    SGVBB,
+    ImportanceWeighted,
+    LatentVariableModel,
+    PixelLikelihood,
+    ScoreFunction,
+    kl_weight,
+    log_ratio,
+)
+from hfgen.objectives.weights import WEIGHTS, min_snr, on_prediction
 
 __all__ = [
     "SGVBA",
@@ -14,10 +22,13 @@ __all__ = [
     "DiffusionLoss",
     "ImportanceTimes",
     "ImportanceWeighted",
+    "LatentVariableModel",
+    "PixelLikelihood",
     "ScoreFunction",
-    "SimpleLoss",
     "StratifiedTimes",
     "UniformTimes",
     "kl_weight",
+    "log_ratio",
+    "min_snr",
     "on_prediction",
 ]

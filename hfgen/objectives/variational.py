@@ -9,10 +9,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 Terms = dict[str, torch.Tensor]
+
+
+class PixelLikelihood(Protocol):
+    """p(x|z) of a VAE."""
+
+    def log_prob(self, x: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        """log p(x|z) in nats, (L, B), of images (B, C, H, W) by the decoder's outputs (L, B, ...)."""
+
+
+class LatentVariableModel(Protocol):
+    """A VAE as the objectives call it."""
+
+    def __call__(
+        self, sample: torch.Tensor, /, *, latent_noise: torch.Tensor, reparameterize: bool = True
+    ) -> tuple[torch.Tensor, ...]:
+        """Mean and log variance of q(z|x), (B, latent_size), z (L, B, latent_size) and the decoder's outputs (L, B, ...)."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +39,11 @@ class SGVBB:
     Source: Kingma & Welling 2014, equations 7 and 10.
     """
 
-    likelihood: object
+    likelihood: PixelLikelihood
 
-    def __call__(self, model, x, latent_noise, kl_weight=1.0) -> Terms:
+    def __call__(
+        self, model: LatentVariableModel, x: torch.Tensor, latent_noise: torch.Tensor, kl_weight: float = 1.0
+    ) -> Terms:
         mean, logvar, _, outputs = model(x, latent_noise=latent_noise)
         reconstruction = -self.likelihood.log_prob(x, outputs).mean(0)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(-1)
@@ -38,9 +57,11 @@ class SGVBA:
     Source: Kingma & Welling 2014, equation 6.
     """
 
-    likelihood: object
+    likelihood: PixelLikelihood
 
-    def __call__(self, model, x, latent_noise, kl_weight=1.0) -> Terms:
+    def __call__(
+        self, model: LatentVariableModel, x: torch.Tensor, latent_noise: torch.Tensor, kl_weight: float = 1.0
+    ) -> Terms:
         _, logvar, z, outputs = model(x, latent_noise=latent_noise)
         reconstruction = -self.likelihood.log_prob(x, outputs).mean(0)
         kl = log_ratio(logvar, z, latent_noise).mean(0)
@@ -54,9 +75,11 @@ class ImportanceWeighted:
     `kl_weight` must be 1: there is no KL term to weight. Source: Burda et al. 2016, equation 8.
     """
 
-    likelihood: object
+    likelihood: PixelLikelihood
 
-    def __call__(self, model, x, latent_noise, kl_weight=1.0) -> Terms:
+    def __call__(
+        self, model: LatentVariableModel, x: torch.Tensor, latent_noise: torch.Tensor, kl_weight: float = 1.0
+    ) -> Terms:
         if kl_weight != 1.0:
             raise ValueError(f"kl_weight={kl_weight}: the importance-weighted bound has no KL term to weight")
         _, logvar, z, outputs = model(x, latent_noise=latent_noise)
@@ -80,15 +103,18 @@ class ScoreFunction:
     Source: Paisley et al. 2012; Mnih & Gregor 2014, equations 5 to 8; the baseline: Mnih & Rezende 2016, equation 6.
     """
 
-    likelihood: object
+    likelihood: PixelLikelihood
     baseline: bool = True
 
-    def __call__(self, model, x, latent_noise, kl_weight=1.0) -> Terms:
+    def __call__(
+        self, model: LatentVariableModel, x: torch.Tensor, latent_noise: torch.Tensor, kl_weight: float = 1.0
+    ) -> Terms:
         mean, logvar, z, outputs = model(x, latent_noise=latent_noise, reparameterize=False)
         log_likelihood = self.likelihood.log_prob(x, outputs)
         ratio = log_ratio(logvar, z, latent_noise).detach()
         f = log_likelihood.detach() - kl_weight * ratio
         log_q = -0.5 * ((z - mean).square() * (-logvar).exp() + logvar).sum(-1)
+        # its value is taken off again, so that the loss reads as the bound; what it adds is a gradient of q's parameters
         score = ((f - self._baseline(f)) * log_q).mean(0)
         reconstruction, kl = -log_likelihood.mean(0), ratio.mean(0)
         loss = reconstruction + kl_weight * kl - (score - score.detach())

@@ -1,19 +1,21 @@
 """Weights of the squared error of x_0 at each t, w(t) ||x_0 - x_0_hat||^2, float64 (T,); entry i belongs to t = i + 1.
 
-Each takes a `DiffusionProcess`. `on_prediction` turns them into weights of the error of what the network predicts.
+Each takes a `ReverseProcess`. `on_prediction` turns them into weights of the error of what the network predicts.
 """
 
 from __future__ import annotations
 
 import torch
 
+from hfgen.process import ReverseProcess
 
-def simple(process) -> torch.Tensor:
+
+def simple(process: ReverseProcess) -> torch.Tensor:
     """1 on the error of the prediction itself: L_simple for epsilon. Source: Ho et al. 2020, equation 14."""
-    return process.x_0_error_scale() ** -2
+    return process.parameterization.x_0_slope(process.forward) ** -2
 
 
-def vlb(process) -> torch.Tensor:
+def vlb(process: ReverseProcess) -> torch.Tensor:
     """The bound's own: T times the weight of ||x_0 - x_0_hat||^2 in L_{t-1} with p's fixed variance.
 
     The mean over t uniform on 1..T, times D and plus a constant, is then the bound in nats, but for L_0: there the Gaussian
@@ -21,27 +23,28 @@ def vlb(process) -> torch.Tensor:
 
     Source: Ho et al. 2020, equations 8 and 12.
     """
-    return process.num_steps * process.posterior_weight().square() / (2 * process.fixed_log_variance().exp())
+    of_x_0, _ = process.forward.posterior_mean_weights()
+    return process.num_steps * of_x_0.square() / (2 * process.fixed_log_variance().exp())
 
 
-def snr(process) -> torch.Tensor:
+def snr(process: ReverseProcess) -> torch.Tensor:
     """SNR(t): L_simple of epsilon whatever is predicted. Source: Salimans & Ho 2022, section 4, equation 9."""
-    return process.snr
+    return process.forward.snr
 
 
-def truncated_snr(process) -> torch.Tensor:
+def truncated_snr(process: ReverseProcess) -> torch.Tensor:
     """max(SNR(t), 1), so that steps of pure noise count. Source: Salimans & Ho 2022, section 4, equation 9."""
-    return process.snr.clamp(min=1)
+    return process.forward.snr.clamp(min=1)
 
 
-def min_snr(process, gamma: float = 5.0) -> torch.Tensor:
+def min_snr(process: ReverseProcess, gamma: float = 5.0) -> torch.Tensor:
     """min(SNR(t), gamma), so that steps of little noise do not rule. Source: Hang et al. 2023, section 3.4, equation 8."""
-    return process.snr.clamp(max=gamma)
+    return process.forward.snr.clamp(max=gamma)
 
 
 WEIGHTS = {"simple": simple, "vlb": vlb, "snr": snr, "truncated_snr": truncated_snr, "min_snr": min_snr}
 
 
-def on_prediction(process, weight: torch.Tensor) -> torch.Tensor:
+def on_prediction(process: ReverseProcess, weight: torch.Tensor) -> torch.Tensor:
     """w(t) (d x_0 / d prediction)^2: the weight of the prediction's squared error that does the same."""
-    return weight * process.x_0_error_scale() ** 2
+    return weight * process.parameterization.x_0_slope(process.forward) ** 2

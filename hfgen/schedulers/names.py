@@ -1,3 +1,6 @@
-"""Names of the samplers, for command lines: this file imports nothing."""
+"""Names of the samplers, for command lines: this file imports the standard library alone."""
 
-SAMPLER_NAMES = ("ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++", "unipc", "euler", "heun")
+from typing import Literal, get_args
+
+SamplerName = Literal["ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++", "unipc", "euler", "heun"]
+SAMPLER_NAMES: tuple[str, ...] = get_args(SamplerName)

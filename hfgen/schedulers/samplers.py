@@ -15,7 +15,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from hfgen.errors import HfgenError
+from hfgen.core.errors import HfgenError
 from hfgen.schedulers.names import SAMPLER_NAMES
 from hfgen.schedulers.scheduling_hfgen_posterior_mean import TrailingDDPMScheduler
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers.configuration_utils import register_to_config
 
+from hfgen.process import GaussianProcess, Velocity
 from hfgen.schedulers.scheduling_hfgen_posterior_mean import TrailingDDPMScheduler
 
 HO_STEPS = 1000
@@ -33,6 +34,7 @@ class LinearDDPMScheduler(TrailingDDPMScheduler):
             timestep_spacing, steps_offset: as in `DDPMScheduler`.
 
     Attributes:
+        process: the forward process, a `GaussianProcess`.
         beta, alpha_bar, alpha_bar_prev, snr, beta_tilde: float64 tensors of shape (T,); entry i belongs to t = i + 1.
             `beta_tilde[0]` is 0 as alpha_bar_0 = 1.
 
@@ -85,51 +87,35 @@ class LinearDDPMScheduler(TrailingDDPMScheduler):
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
         self.variance_type = variance_type
 
-    def _make_all_values_explicit(self):
+    def _make_all_values_explicit(self) -> None:
         """`from_config` of another class drops values marked as defaults: they are not that class's defaults."""
         self._internal_dict = type(self._internal_dict)({**self._internal_dict, "_use_default_values": []})
 
-    def _set_forward_process(self, beta: torch.Tensor):
-        self.beta = self.betas = beta
-        self.alphas = 1 - beta
-        self.alpha_bar = self.alphas_cumprod = torch.cumprod(self.alphas, dim=0)
-        self.alpha_bar_prev = torch.cat([beta.new_ones(1), self.alpha_bar[:-1]])
-        self.snr = self.alpha_bar / (1 - self.alpha_bar)
-        self.beta_tilde = (1 - self.alpha_bar_prev) / (1 - self.alpha_bar) * beta
-        self._add_noise_coefficients = torch.stack([self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()]).float()
-        self._posterior_coefficients = torch.stack(
-            [
-                self.alpha_bar_prev.sqrt() * beta / (1 - self.alpha_bar),
-                self.alphas.sqrt() * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar),
-                self.beta_tilde,
-            ]
-        )
+    def _set_forward_process(self, betas: torch.Tensor) -> None:
+        process = GaussianProcess.from_betas(betas)
+        self.process = process
+        self.beta = self.betas = process.beta
+        self.alphas = process.alpha
+        self.alpha_bar = self.alphas_cumprod = process.alpha_bar
+        self.alpha_bar_prev, self.beta_tilde, self.snr = process.alpha_bar_prev, process.beta_tilde, process.snr
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (Ho et al., equation 4).
 
-        `original_samples` and `noise` are (B, C, H, W), `timesteps` (B,) counted from 0. Its coefficients lie on the
-        device of the samples after the first call.
+        `original_samples` and `noise` are (B, C, H, W), `timesteps` (B,) counted from 0.
         """
-        signal, sigma = self._coefficients_at(timesteps, original_samples)
-        return signal * original_samples + sigma * noise
+        return self.process.add_noise(original_samples, noise, timesteps)
 
     def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022); shapes as in `add_noise`."""
-        signal, sigma = self._coefficients_at(timesteps, sample)
-        return signal * noise - sigma * sample
+        return Velocity().target(self.process, sample, noise, timesteps)
 
-    def _coefficients_at(self, timesteps, like):
-        self._add_noise_coefficients = self._add_noise_coefficients.to(like.device)
-        rows = self._add_noise_coefficients[:, timesteps.to(like.device)]
-        return rows.to(like.dtype).reshape(2, -1, *[1] * (like.ndim - 1)).unbind()
-
-    def posterior(self, x_0: torch.Tensor, x_t: torch.Tensor, timesteps: torch.Tensor):
+    def posterior(
+        self, x_0: torch.Tensor, x_t: torch.Tensor, timesteps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of q(x_{t-1} | x_t, x_0) (Ho et al., equations 6 and 7).
 
         `x_0` and `x_t` are (B, C, H, W), `timesteps` (B,) counted from 0. Returns the mean mu_tilde, (B, C, H, W),
         and the variance beta_tilde, (B, 1, 1, 1), in the dtype of `x_t`; at timestep 0 they are x_0 and 0.
         """
-        rows = self._posterior_coefficients[:, timesteps.cpu()].to(x_t.dtype).to(x_t.device)
-        of_x_0, of_x_t, variance = rows.reshape(3, -1, *[1] * (x_t.ndim - 1)).unbind()
-        return of_x_0 * x_0 + of_x_t * x_t, variance
+        return self.process.posterior(x_0, x_t, timesteps)

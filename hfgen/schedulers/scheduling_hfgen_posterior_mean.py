@@ -7,6 +7,20 @@ from diffusers import DDPMScheduler
 from diffusers.configuration_utils import register_to_config
 
 
+# Copied from hfgen.process.gaussian.posterior_mean_weights
+def posterior_mean_weights(
+    *,
+    beta: torch.Tensor,
+    alpha_bar_prev: torch.Tensor,
+    one_minus_alpha_bar: torch.Tensor,
+    one_minus_alpha_bar_prev: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights of x_0 and of x_t in the mean of q(x_{t-1} | x_t, x_0). Source: Ho et al. 2020, equation 7."""
+    of_x_0 = alpha_bar_prev.sqrt() * beta / one_minus_alpha_bar
+    of_x_t = (1 - beta).sqrt() * one_minus_alpha_bar_prev / one_minus_alpha_bar
+    return of_x_0, of_x_t
+
+
 class TrailingDDPMScheduler(DDPMScheduler):
     """`DDPMScheduler` whose last step adds no noise, as z = 0 there (Ho et al. 2020, algorithm 2), whatever the timesteps.
 
@@ -80,7 +94,11 @@ class PosteriorMeanDDPMScheduler(TrailingDDPMScheduler):
         mean, rest = model_output[:, : sample.shape[1]], model_output[:, sample.shape[1] :]
         beta, alpha_bar = self.betas[timestep].double(), self.alphas_cumprod[timestep].double()
         before = self.alphas_cumprod[timestep - 1].double() if timestep > 0 else torch.ones_like(alpha_bar)
-        of_x_0 = before.sqrt() * beta / (1 - alpha_bar)
-        of_x_t = (1 - beta).sqrt() * (1 - before) / (1 - alpha_bar)
+        of_x_0, of_x_t = posterior_mean_weights(
+            beta=beta,
+            alpha_bar_prev=before,
+            one_minus_alpha_bar=1 - alpha_bar,
+            one_minus_alpha_bar_prev=1 - before,
+        )
         x_0 = (mean - of_x_t.to(sample) * sample) / of_x_0.to(sample)
         return self.of_x_0.step(torch.cat([x_0, rest], dim=1), timestep, sample, generator, return_dict)

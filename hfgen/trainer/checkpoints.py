@@ -6,17 +6,21 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 
-from hfgen.errors import HfgenError
+from hfgen.core.errors import HfgenError
 
 STATE_FILE = "trainer_state.json"
-EMA_FILE = "ema.safetensors"
+EMA = "ema.safetensors"
 UNFINISHED = ".unfinished-"
+Tensors = dict[str, torch.Tensor]
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
@@ -42,22 +46,38 @@ def find_checkpoint(output_dir: Path, resume_from_checkpoint: str | None) -> Pat
     return path
 
 
-def remove_unfinished(output_dir: Path):
+def state_file(name: str) -> str:
+    """The file of a task's state of that name."""
+    return f"state-{name}.safetensors"
+
+
+def remove_unfinished(output_dir: Path) -> None:
     """Clear what a killed process left half written or half removed."""
     for path in output_dir.glob(f"{UNFINISHED}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def save_checkpoint(accelerator: Accelerator, output_dir: Path, state: dict, ema: dict, limit: int | None):
+def save_checkpoint(
+    accelerator: Accelerator,
+    output_dir: Path,
+    *,
+    state: dict[str, Any],
+    tensors: Mapping[str, Tensors],
+    limit: int | None,
+) -> None:
     """Write checkpoint-<state["step"]>; call it on every process.
 
-    `state` is JSON, `ema` the tensors of the moving average (may be empty). It is complete once it has its name: a
-    kill at any moment leaves the earlier checkpoints as they were. At most `limit` are kept, the newest always.
+    It is complete once it has its name: a kill at any moment leaves the earlier checkpoints as they were.
+
+    Args:
+        state: JSON values.
+        tensors: what else belongs to it, by file name; the same on every process.
+        limit: at most as many are kept, the newest always; None: all.
 
     Raises `HfgenError` on all processes when any cannot write; earlier checkpoints stay.
     """
     unfinished = output_dir / f"{UNFINISHED}checkpoint-{state['step']}"
-    failure = _attempt(lambda: _write(accelerator, unfinished, state, ema))
+    failure = _attempt(lambda: _write(accelerator, unfinished, state, tensors))
     failures = [f for f in gather_object([failure]) if f]
     if failures:
         if accelerator.is_main_process:
@@ -74,7 +94,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, state: dict, ema
     accelerator.wait_for_everyone()
 
 
-def _attempt(action) -> str | None:
+def _attempt(action: Callable[[], None]) -> str | None:
     """What went wrong, in one line: torch and safetensors report a full disk as errors of their own kinds."""
     try:
         action()
@@ -83,14 +103,15 @@ def _attempt(action) -> str | None:
     return None
 
 
-def _write(accelerator: Accelerator, folder: Path, state: dict, ema: dict):
+def _write(accelerator: Accelerator, folder: Path, state: dict[str, Any], tensors: Mapping[str, Tensors]) -> None:
     accelerator.save_state(str(folder), safe_serialization=True)
     if accelerator.is_main_process:
-        save_file(ema, folder / EMA_FILE)
+        for name, values in tensors.items():
+            save_file(values, folder / name)
         (folder / STATE_FILE).write_text(json.dumps(state, indent=1))
 
 
-def _put_in_place(unfinished: Path, target: Path):
+def _put_in_place(unfinished: Path, target: Path) -> None:
     for path in [*unfinished.rglob("*"), unfinished]:
         _sync(path)
     if target.exists():
@@ -99,7 +120,7 @@ def _put_in_place(unfinished: Path, target: Path):
     _sync(target.parent)
 
 
-def _sync(path: Path):
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -107,12 +128,12 @@ def _sync(path: Path):
         os.close(descriptor)
 
 
-def _thin_out(output_dir: Path, limit: int | None):
+def _thin_out(output_dir: Path, limit: int | None) -> None:
     for path in checkpoints(output_dir)[: -limit if limit else 0]:
         _discard(path)
 
 
-def _discard(path: Path):
+def _discard(path: Path) -> None:
     """Take the name away first: a half removed folder must not pass for a checkpoint."""
     doomed = path.with_name(f"{UNFINISHED}removed-{path.name}")
     shutil.rmtree(doomed, ignore_errors=True)
@@ -120,17 +141,17 @@ def _discard(path: Path):
     shutil.rmtree(doomed)
 
 
-def read_state(checkpoint: Path) -> dict:
+def read_state(checkpoint: Path) -> dict[str, Any]:
     """The JSON state of a checkpoint."""
     return json.loads((checkpoint / STATE_FILE).read_text())
 
 
-def read_ema(checkpoint: Path) -> dict:
-    """The tensors of the moving average, by parameter name."""
-    return load_file(checkpoint / EMA_FILE)
+def read_tensors(checkpoint: Path, name: str) -> Tensors:
+    """What `save_checkpoint` wrote into the file of that name."""
+    return load_file(checkpoint / name)
 
 
-def check_same_run(checkpoint: Path, saved: dict, current: dict):
+def check_same_run(checkpoint: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Raise `HfgenError` naming the keys in which a checkpoint's configuration differs from the present one."""
     differing = sorted(key for key in saved.keys() | current.keys() if saved.get(key) != current.get(key))
     if differing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -18,11 +19,12 @@ class WeightAverage:
             self.parameters, decay=max_decay, use_ema_warmup=True, inv_gamma=inv_gamma, power=power, foreach=True
         )
 
-    def update(self):
+    def update(self) -> None:
+        """Take in the weights after a step."""
         self.average.step(self.parameters)
 
     @contextmanager
-    def swapped_in(self):
+    def swapped_in(self) -> Iterator[None]:
         """The module has the averaged weights inside the block and its own again after it, also when it fails."""
         self.average.store(self.parameters)
         try:
@@ -32,9 +34,11 @@ class WeightAverage:
             self.average.restore(self.parameters)
 
     def tensors(self) -> dict[str, torch.Tensor]:
+        """The averages by the parameters' names."""
         return {name: value.contiguous() for name, value in zip(self.names, self.average.shadow_params, strict=True)}
 
-    def load(self, tensors: dict[str, torch.Tensor], step: int):
+    def load(self, tensors: dict[str, torch.Tensor], step: int) -> None:
+        """Go on from what `tensors` gave after that step."""
         self.average.optimization_step = step
         for name, shadow in zip(self.names, self.average.shadow_params, strict=True):
             shadow.copy_(tensors[name])

@@ -1,4 +1,4 @@
-"""The training loop, the same for every model: they differ in the objective and in what they draw and save."""
+"""The training loop, the same for every family: they differ in their tasks."""
 
 from __future__ import annotations
 
@@ -7,106 +7,114 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.optimization import get_scheduler
 
-from hfgen.data.images import to_model_range
-from hfgen.data.order import RowNoise, Stream, epoch_order
-from hfgen.errors import HfgenError
+from hfgen.configs.training import TrainingConfig
+from hfgen.core.errors import HfgenError
+from hfgen.core.media import image_grid, save_png
+from hfgen.data.batch import Batch
+from hfgen.data.training_set import TrainingSet
+from hfgen.families.base import Task, Terms
+from hfgen.trainer.batches import Batches, Plan
 from hfgen.trainer.checkpoints import (
+    EMA,
     check_same_run,
     checkpoints,
     find_checkpoint,
-    read_ema,
     read_state,
+    read_tensors,
     save_checkpoint,
+    state_file,
 )
-from hfgen.trainer.config import OptimizationArguments, RunArguments
 from hfgen.trainer.ema import WeightAverage
+from hfgen.trainer.output import save_into
 from hfgen.trainer.progress import Progress
-from hfgen.trainer.task import Batch, Task, Terms
+from hfgen.trainer.turns import Turn, prepare_turns
 
 MicroBatches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Trainer:
-    """Trains `model` on `train` images and keeps everything else in step with it.
+    """Trains `module` on `images` by `task` and keeps everything else in step with it.
 
-    The steps' images, noise and learning rate depend on the seed and on the whole batch of an optimizer step
+    The steps' rows, random numbers and learning rate depend on the seed and on the whole batch of an optimizer step
     (train_batch_size x processes x gradient_accumulation_steps) alone, not on how that batch is shared out.
 
-    Raises `HfgenError` for fewer images than one batch, and for a checkpoint to resume from that is not complete or
+    Attributes:
+        identity: what must be the same for a checkpoint to be continued, as JSON values.
+
+    Raises `HfgenError` for fewer rows than one batch, and for a checkpoint to resume from that is not complete or
     is of another configuration.
     """
 
     accelerator: Accelerator
     task: Task
-    model: torch.nn.Module
-    train: object
-    validation: object
-    random_flip: bool
-    optimization: OptimizationArguments
-    run: RunArguments
-    identity: dict
-    train_labels: torch.Tensor | None = None
-    validation_labels: torch.Tensor | None = None
+    module: torch.nn.Module
+    images: TrainingSet
+    config: TrainingConfig
+    identity: dict[str, Any]
     step: int = field(default=0, init=False)
     seconds_before: float = field(default=0.0, init=False)
 
-    def __post_init__(self):
-        o, accelerator = self.optimization, self.accelerator
-        self.output_dir = Path(self.run.output_dir)
-        self.batch_size = o.train_batch_size * accelerator.num_processes * o.gradient_accumulation_steps
-        self.steps_per_epoch = len(self.train) // self.batch_size
-        if self.steps_per_epoch == 0:
-            raise HfgenError(
-                f"a batch of {self.batch_size} (train_batch_size x processes x gradient_accumulation_steps) is more than "
-                f"the {len(self.train)} training images: lower --train_batch_size"
-            )
-        self.max_steps = o.max_train_steps or o.num_epochs * self.steps_per_epoch
-        self.identity = {**self.identity, "batch_size": self.batch_size}
-        if not o.lr_scheduler.startswith("constant"):
-            self.identity["max_steps"] = self.max_steps
-        self.checkpoint = find_checkpoint(self.output_dir, self.run.resume_from_checkpoint)
-        if self.checkpoint is not None:
-            check_same_run(self.checkpoint, read_state(self.checkpoint)["identity"], self.identity)
-        self.module = self.model.to(accelerator.device, memory_format=torch.channels_last)
-        optimizer = torch.optim.AdamW(
-            [p for p in self.module.parameters() if p.requires_grad],
-            lr=o.learning_rate,
-            betas=(o.adam_beta1, o.adam_beta2),
-            weight_decay=o.adam_weight_decay,
-            eps=o.adam_epsilon,
-            fused=accelerator.device.type in ("cpu", "cuda"),
+    def __post_init__(self) -> None:
+        self.optimization, self.run, self.output_dir = self.config.optimization, self.config.run, self.config.output_dir
+        self.plan = self._plan()
+        self.batch_size, self.steps_per_epoch = self.plan.batch_size, self.plan.steps_per_epoch
+        self.max_steps = self.optimization.max_train_steps or self.optimization.num_epochs * self.steps_per_epoch
+        self.checkpoint = self._find_checkpoint()
+        self._prepare()
+        device = self.accelerator.device
+        self.batches = Batches(
+            self.images,
+            self.task.random,
+            self.plan,
+            eval_batch_size=min(self.optimization.eval_batch_size, len(self.images.validation)),
+            device=device,
         )
-        schedule = get_scheduler(
-            o.lr_scheduler, optimizer, num_warmup_steps=o.lr_warmup_steps, num_training_steps=self.max_steps
-        )
-        self.model, self.optimizer, self.lr_scheduler = accelerator.prepare(self.module, optimizer, schedule)
-        # without a gradient scaler Accelerate's wrapper adds nothing but a good part of a small model's step
-        self.stepper = self.optimizer if accelerator.scaler is not None else self.optimizer.optimizer
-        self.forward = torch.compile(self.model) if o.compile else self.model
-        self.ema = WeightAverage(self.module, o.ema_max_decay, o.ema_inv_gamma, o.ema_power) if o.use_ema else None
-        device = accelerator.device
-        shape, uniforms = self.task.noise_shape, self.task.uniforms
-        self.noise = RowNoise(
-            o.seed, Stream.TRAINING_NOISE, shape, uniforms + 1, device
-        )  # the last one is for the flip
-        self.validation_noise = RowNoise(o.seed, Stream.VALIDATION_NOISE, shape, uniforms, device)
-        self.places = torch.arange(self.batch_size, device=device)
-        self.train_labels, self.validation_labels = (
-            labels if labels is None else labels.to(device) for labels in (self.train_labels, self.validation_labels)
-        )
-        for state in self.task.states:
-            accelerator.register_for_checkpointing(state)
         self.window = self._zero_terms()
         self.first_bad_step = torch.full((), math.inf, device=device)
 
-    def fit(self):
+    def _plan(self) -> Plan:
+        plan = Plan(
+            seed=self.optimization.seed,
+            count=len(self.images.train),
+            micro_batch_size=self.optimization.train_batch_size,
+            micro_batches=self.optimization.gradient_accumulation_steps,
+            num_processes=self.accelerator.num_processes,
+            process_index=self.accelerator.process_index,
+        )
+        if plan.steps_per_epoch == 0:
+            raise HfgenError(
+                f"a batch of {plan.batch_size} (train_batch_size x processes x gradient_accumulation_steps) is more than "
+                f"the {plan.count} training images: lower --train_batch_size"
+            )
+        return plan
+
+    def _find_checkpoint(self) -> Path | None:
+        self.identity = {**self.identity, "batch_size": self.batch_size}
+        if not self.optimization.lr_scheduler.startswith("constant"):
+            self.identity["max_steps"] = self.max_steps
+        checkpoint = find_checkpoint(self.output_dir, self.run.resume_from_checkpoint)
+        if checkpoint is not None:
+            check_same_run(checkpoint, read_state(checkpoint)["identity"], self.identity)
+        return checkpoint
+
+    def _prepare(self) -> None:
+        o, device = self.optimization, self.accelerator.device
+        self.module = self.module.to(device, memory_format=self.images.representation.memory_format)
+        self.task.to(device)
+        self.model, self.turns = prepare_turns(self.accelerator, self.task, self.module, o, self.max_steps)
+        self.forward = torch.compile(self.model) if o.compile else self.model
+        self.ema = WeightAverage(self.module, o.ema_max_decay, o.ema_inv_gamma, o.ema_power) if o.use_ema else None
+
+    def fit(self) -> None:
         """Train to the last step, from a checkpoint if the run asks for one; afterwards the pipeline is on disk.
 
         Raises `HfgenError` for a loss that is not finite and a disk that cannot be written; what was complete before
@@ -119,7 +127,7 @@ class Trainer:
                 self._run_epoch(*divmod(self.step, self.steps_per_epoch))
         if self.accelerator.is_main_process:
             with self._averaged():
-                self.task.save_pipeline(self.module, self.output_dir)
+                self._save_pipeline()
         self.accelerator.wait_for_everyone()
 
     @property
@@ -127,12 +135,12 @@ class Trainer:
         """Time spent in `fit`, with that of the runs that led to the checkpoint it went on from."""
         return self.seconds_before + time.perf_counter() - self.started
 
-    def _run_epoch(self, epoch: int, first_step: int):
+    def _run_epoch(self, epoch: int, first_step: int) -> None:
         last_step = min(self.steps_per_epoch, first_step + self.max_steps - self.step)
-        images = self.micro_batches(epoch, first_step, last_step)
+        micro_batches = self.micro_batches(epoch, first_step, last_step)
         self.model.train()
         for _ in range(first_step, last_step):
-            self.advance(images)
+            self.advance(micro_batches)
             if self.step % self.run.checkpointing_steps == 0 or self.step == self.max_steps:
                 with self.progress.paused():
                     self._save_checkpoint()
@@ -141,86 +149,66 @@ class Trainer:
                 self._end_epoch(epoch + 1)
 
     def micro_batches(self, epoch: int, first_step: int, last_step: int) -> MicroBatches:
-        """Row numbers and uint8 images of each micro-batch of this process, in the order in which it takes them."""
-        rows = self.rows(epoch, first_step, last_step)
-        return zip(rows, self.train.batches(rows), strict=True)
+        """Row numbers and raw rows of each micro-batch of this process, in the order in which it takes them."""
+        rows = self.plan.rows(epoch, first_step, last_step)
+        return zip(rows, self.images.train.batches(rows), strict=True)
 
-    def rows(self, epoch: int, first_step: int, last_step: int) -> list[torch.Tensor]:
-        """Row numbers of each micro-batch of this process."""
-        order = epoch_order(self.optimization.seed, epoch, len(self.train))
-        size = self.optimization.train_batch_size
-        return [
-            order[step * self.batch_size + offset :][:size]
-            for step in range(first_step, last_step)
-            for offset in self._offsets()
-        ]
-
-    def _offsets(self) -> range:
-        """Where this process's micro-batches start within the batch of an optimizer step."""
-        share = self.batch_size // self.accelerator.num_processes
-        start = share * self.accelerator.process_index
-        return range(start, start + share, self.optimization.train_batch_size)
-
-    def advance(self, images: MicroBatches):
+    def advance(self, micro_batches: MicroBatches) -> None:
         """One optimizer step on the next of `micro_batches`, with its moving average and readings."""
-        self._optimizer_step(images)
-        self._report()
-
-    def _optimizer_step(self, images):
-        for offset in self._offsets():
-            batch = self._draw(*next(images), offset)
-            with self.accelerator.accumulate(self.model):
-                terms = {name: term.mean() for name, term in self.task.loss(self.forward, batch).items()}
-                self.accelerator.backward(terms["loss"])
-                if self.accelerator.sync_gradients:
-                    if self.optimization.max_grad_norm:
-                        self.accelerator.clip_grad_norm_(self.module.parameters(), self.optimization.max_grad_norm)
-                    self.stepper.step()
-                    self.stepper.zero_grad()
-            self._note({name: term.detach() for name, term in terms.items()})
-        self.learning_rate = self.lr_scheduler.get_last_lr()[0]
-        self.lr_scheduler.step()
+        taken = list(islice(micro_batches, len(self.plan.offsets)))
+        for turn in self.turns:
+            for offset, (rows, raw) in zip(self.plan.offsets, taken, strict=True):
+                self._learn(turn, self.batches.training(rows, raw, step=self.step, offset=offset))
+        self.learning_rate = self.turns[0].schedule.get_last_lr()[0]
+        for turn in self.turns:
+            turn.schedule.step()
         if self.ema is not None:
             self.ema.update()
         self.task.end_step()
         self.step += 1
+        self._report()
 
-    def _draw(self, rows: torch.Tensor, images: torch.Tensor, offset: int) -> Batch:
-        noise, uniform = self.noise.draw(self.step, offset, len(images))
-        stratified = (self.places[offset : offset + len(images)] + uniform[:, 0]) / self.batch_size
-        x_0 = to_model_range(images).contiguous(memory_format=torch.channels_last)
-        if self.random_flip:
-            x_0 = torch.where(uniform[:, -1, None, None, None] < 0.5, x_0, x_0.flip(3))
-        return Batch(x_0, noise, uniform[:, :-1], rows, self.step, stratified, _rows_of(self.train_labels, rows))
+    def _learn(self, turn: Turn, batch: Batch) -> None:
+        """Gradients of a micro-batch; after the last one of the step the optimizer's update."""
+        with self.accelerator.accumulate(self.model):
+            terms = {name: term.mean() for name, term in self.task.loss(self.forward, batch, turn.name).items()}
+            self.accelerator.backward(terms["loss"])
+            if self.accelerator.sync_gradients:
+                if self.optimization.max_grad_norm:
+                    self.accelerator.clip_grad_norm_(turn.parameters, self.optimization.max_grad_norm)
+                turn.stepper.step()
+                for each in self.turns:  # what this loss has left at the parameters of others is not theirs
+                    each.stepper.zero_grad()
+        self._note({name: term.detach() for name, term in terms.items()})
 
-    def _note(self, terms: Terms):
+    def _note(self, terms: Terms) -> None:
         """Keep the terms and the first step at which it was not finite on the device: nothing here waits for it."""
         for name, term in terms.items():
             self.window[name] += term
         bad = torch.where(terms["loss"].isfinite(), math.inf, float(self.step + 1))
         self.first_bad_step = torch.minimum(self.first_bad_step, bad)
 
-    def _report(self):
+    def _report(self) -> None:
         if self.step % self.run.logging_steps and self.step != self.max_steps:
             self.progress.tick()
             return
         self._check_finite()
-        micro_batches = (self.step - self.progress.last_reading) * self.optimization.gradient_accumulation_steps
+        micro_batches = (self.step - self.progress.last_reading) * self.plan.micro_batches
         terms = self._reduced(self.window, self.accelerator.num_processes * micro_batches)
         self.window = self._zero_terms()
         self.progress.tick()
         self.progress.reading(self.step, terms, self.learning_rate)
 
-    def _check_finite(self):
+    def _check_finite(self) -> None:
         first_bad = self.accelerator.gather(self.first_bad_step).min().item()
         if math.isfinite(first_bad):
             self._stop_not_finite(f"the loss at step {int(first_bad)} is")
 
-    def _check_weights_finite(self):
+    def _check_weights_finite(self) -> None:
         if not torch.stack([p.isfinite().all() for p in self.module.parameters()]).all():
             self._stop_not_finite(f"the weights after step {self.step} are")
 
-    def _stop_not_finite(self, what: str):
+    def _stop_not_finite(self, what: str) -> None:
         complete = checkpoints(self.output_dir)
         kept = f"{complete[-1].name} is kept" if complete else "there is no checkpoint yet"
         raise HfgenError(
@@ -228,39 +216,41 @@ class Trainer:
             f"{self.optimization.learning_rate:g}, a longer --lr_warmup_steps or without --mixed_precision"
         )
 
-    def _end_epoch(self, epoch: int):
+    def _end_epoch(self, epoch: int) -> None:
         self._check_finite()
         last = self.step == self.max_steps
         with self._averaged():
             self.progress.validation(self.step, epoch, self._held_out_terms())
             if self.accelerator.is_main_process:
                 if self.run.save_images_epochs and (last or epoch % self.run.save_images_epochs == 0):
-                    self.task.save_samples(self.module, self.output_dir / "samples" / f"step-{self.step:07d}.png")
+                    self._save_preview()
                 if not last and epoch % self.run.save_model_epochs == 0:
-                    self.task.save_pipeline(self.module, self.output_dir)
+                    self._save_pipeline()
         self.accelerator.wait_for_everyone()
 
     @torch.no_grad()
     def _held_out_terms(self) -> dict[str, float]:
-        """Means over the held-out images, with the same noise at each call."""
-        size = self.optimization.eval_batch_size
-        rows = torch.arange(len(self.validation)).split(size)[
-            self.accelerator.process_index :: self.accelerator.num_processes
-        ]
+        """Means over the held-out rows, with the same random numbers at each call."""
+        held_out = self.images.validation
+        parts = torch.arange(len(held_out)).split(self.optimization.eval_batch_size)
+        parts = parts[self.accelerator.process_index :: self.accelerator.num_processes]
         total = self._zero_terms()
         self.module.eval()
-        for batch, images in zip(rows, self.validation.batches(rows), strict=True):
-            noise, uniform = self.validation_noise.draw(0, int(batch[0]), len(batch))
-            x_0 = to_model_range(images).contiguous(memory_format=torch.channels_last)
-            stratified = (batch.to(noise) + 0.5) / len(self.validation)
-            labels = _rows_of(self.validation_labels, batch)
-            terms = self.task.held_out_loss(
-                self.module, Batch(x_0, noise, uniform, batch, self.step, stratified, labels)
-            )
-            for name, term in terms.items():
+        for rows, raw in zip(parts, held_out.batches(parts), strict=True):
+            batch = self.batches.held_out(rows, raw, step=self.step)
+            for name, term in self.task.held_out_loss(self.module, batch).items():
                 total[name] += term.sum()
         self.module.train()
-        return self._reduced(total, len(self.validation))
+        return self._reduced(total, len(held_out))
+
+    def _save_preview(self) -> None:
+        path = self.output_dir / "samples" / f"step-{self.step:07d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_png(image_grid(self.task.preview(self.module)), path)
+
+    def _save_pipeline(self) -> None:
+        save = partial(self.task.pipeline(self.module).save_pretrained, safe_serialization=True)
+        save_into(self.output_dir, save)
 
     def _zero_terms(self) -> Terms:
         return {name: torch.zeros((), device=self.accelerator.device) for name in self.task.terms}
@@ -271,25 +261,23 @@ class Trainer:
         return dict(zip(terms, (sums / count).tolist(), strict=True))
 
     @contextmanager
-    def _averaged(self):
+    def _averaged(self) -> Iterator[None]:
         self.module.eval()
         with self.ema.swapped_in() if self.ema is not None else nullcontext():
             yield
         self.module.train()
 
-    def _save_checkpoint(self):
+    def _save_checkpoint(self) -> None:
         self._check_finite()
         self._check_weights_finite()
+        tensors = {EMA: self.ema.tensors() if self.ema is not None else {}}
+        tensors |= {state_file(name): state.state_dict() for name, state in self.task.states.items()}
         state = {"step": self.step, "identity": self.identity, "seconds": self.seconds}
         save_checkpoint(
-            self.accelerator,
-            self.output_dir,
-            state,
-            self.ema.tensors() if self.ema is not None else {},
-            self.run.checkpoints_total_limit,
+            self.accelerator, self.output_dir, state=state, tensors=tensors, limit=self.run.checkpoints_total_limit
         )
 
-    def _resume(self):
+    def _resume(self) -> None:
         if self.checkpoint is None:
             return
         try:
@@ -297,14 +285,12 @@ class Trainer:
             state = read_state(self.checkpoint)
             self.step, self.seconds_before = state["step"], state.get("seconds", 0.0)
             if self.ema is not None:
-                self.ema.load(read_ema(self.checkpoint), self.step)
+                self.ema.load(read_tensors(self.checkpoint, EMA), self.step)
+            for name, part in self.task.states.items():
+                part.load_state_dict(read_tensors(self.checkpoint, state_file(name)))
         except Exception as error:  # torch, safetensors and pickle each have their own for a damaged file
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise HfgenError(
                 f"checkpoint {self.checkpoint} is damaged ({reason}): remove it and resume from the one before"
             ) from error
         self.accelerator.print(f"resuming after step {self.step} from {self.checkpoint}")
-
-
-def _rows_of(labels: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor | None:
-    return None if labels is None else labels[rows.to(labels.device, non_blocking=True)]

@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from hfgen.errors import HfgenError
+from hfgen.configs.training import TrainingConfig
+from hfgen.core.errors import HfgenError
 from hfgen.hub.card import CARD_FILE, is_generated
 from hfgen.trainer.checkpoints import UNFINISHED, remove_unfinished
-from hfgen.trainer.config import RunArguments
 
 OURS = (
     "checkpoint-*",
@@ -34,37 +34,44 @@ OURS = (
 )
 
 
-def check_output_dir(run: RunArguments):
+def check_output_dir(config: TrainingConfig) -> None:
     """Raise `HfgenError` for a non-empty output folder that is neither to be overwritten nor resumed, or no folder."""
-    output_dir = Path(run.output_dir)
+    run, output_dir = config.run, config.output_dir
+    if run.output_dir == "":
+        raise HfgenError("output_dir='' is no name: name a folder")
     if output_dir.exists() and not output_dir.is_dir():
-        raise HfgenError(f"output_dir={run.output_dir!r} is a file: name a folder")
+        raise HfgenError(f"output_dir={str(output_dir)!r} is a file: name a folder")
     occupied = output_dir.is_dir() and any(output_dir.iterdir())
     if occupied and not run.overwrite_output_dir and run.resume_from_checkpoint is None:
         raise HfgenError(
-            f"output_dir={run.output_dir!r} is not empty: pass --resume_from_checkpoint latest to go on, "
+            f"output_dir={str(output_dir)!r} is not empty: pass --resume_from_checkpoint latest to go on, "
             "--overwrite_output_dir to replace it, or another folder"
         )
 
 
-def prepare_output_dir(run: RunArguments):
-    """Make the folder; with overwrite_output_dir remove what an earlier training wrote, and nothing else."""
-    output_dir = Path(run.output_dir)
+def make_output_dir(config: TrainingConfig) -> None:
+    """Make the folder and clear what a killed training left half written in it; `HfgenError` when there can be none."""
+    output_dir = config.output_dir
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HfgenError(
-            f"output_dir={run.output_dir!r} cannot be made ({error.strerror}): name another folder"
+            f"output_dir={str(output_dir)!r} cannot be made ({error.strerror}): name another folder"
         ) from error
     remove_unfinished(output_dir)
-    if run.overwrite_output_dir and run.resume_from_checkpoint is None:
+
+
+def clear_output_dir(config: TrainingConfig) -> None:
+    """With overwrite_output_dir remove what an earlier training wrote, and nothing else."""
+    output_dir = config.output_dir
+    if config.run.overwrite_output_dir and config.run.resume_from_checkpoint is None:
         for path in (p for pattern in OURS for p in output_dir.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         if is_generated(output_dir / CARD_FILE):
             (output_dir / CARD_FILE).unlink()
 
 
-def save_into(output_dir: Path, write: Callable[[Path], None]):
+def save_into(output_dir: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a folder beside, then move its files into `output_dir`, each replaced in one step."""
     beside = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}", dir=output_dir))
     try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from hfgen.history import HISTORY_FILE, read_history, write_history
+from hfgen.core.history import HISTORY_FILE, read_history, write_history
 
 
 class Progress:
@@ -20,22 +22,23 @@ class Progress:
         self.accelerator, self.batch_size, self.last_reading = accelerator, batch_size, step
         self.history = output_dir / HISTORY_FILE
         self.bar = tqdm(total=max_steps, initial=step, disable=not accelerator.is_main_process, desc="steps")
-        self.shown = {}
+        self.shown: dict[str, str] = {}
         self.resumed_at = step
 
-    def __enter__(self):
+    def __enter__(self) -> Progress:
         if self.accelerator.is_main_process:
             write_history(self.history, [row for row in read_history(self.history) if row["step"] <= self.resumed_at])
         self.clock = time.perf_counter()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def tick(self):
+    def tick(self) -> None:
+        """A step is done."""
         self.bar.update()
 
-    def reading(self, step: int, terms: dict[str, float], learning_rate: float):
+    def reading(self, step: int, terms: dict[str, float], learning_rate: float) -> None:
         """Means of the loss and its terms since the last reading, learning rate, and images/s over all processes."""
         now = time.perf_counter()
         rate = (step - self.last_reading) * self.batch_size / (now - self.clock)
@@ -44,23 +47,23 @@ class Progress:
         readings = {"learning_rate": learning_rate, "images_per_second": rate}
         self._log(step, _prefixed("train", terms) | readings)
 
-    def validation(self, step: int, epoch: int, terms: dict[str, float]):
+    def validation(self, step: int, epoch: int, terms: dict[str, float]) -> None:
         """Held-out loss and its terms after an epoch."""
         self._show(val=f"{terms['loss']:.4f}")
         self._log(step, _prefixed("validation", terms) | {"epoch": epoch})
 
     @contextmanager
-    def paused(self):
+    def paused(self) -> Iterator[None]:
         """Time inside the block does not count for images/s."""
         start = time.perf_counter()
         yield
         self.clock += time.perf_counter() - start
 
-    def _show(self, **values):
+    def _show(self, **values: str) -> None:
         self.shown |= values
         self.bar.set_postfix(self.shown)
 
-    def _log(self, step: int, values: dict):
+    def _log(self, step: int, values: dict[str, Any]) -> None:
         self.accelerator.log(values, step=step)
         if self.accelerator.is_main_process:
             with self.history.open("a") as file:

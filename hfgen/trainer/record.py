@@ -1,59 +1,73 @@
-"""What a finished training tells of itself: the facts for its model card."""
+"""What a training tells of itself: the facts for its model card, and what a checkpoint depends on."""
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any
 
+from hfgen.configs.training import TrainingConfig
+from hfgen.core.history import HISTORY_FILE, read_history
+from hfgen.core.metadata import run_metadata
 from hfgen.data.digits import DIGITS
-from hfgen.environment import environment
-from hfgen.history import HISTORY_FILE, read_history
-from hfgen.trainer.config import DDPMConfig, VAEConfig
+from hfgen.results import TrainingRecord
 from hfgen.trainer.loop import Trainer
-from hfgen.trainer.training_set import TrainingSet
-
-UNTOLD = ("cache_dir", "compile")
-ALWAYS_TOLD = ("prediction_type", "ddpm_beta_schedule", "ddpm_variance_type")  # a default may change, a model does not
 
 
-def training_record(config: DDPMConfig | VAEConfig, trainer: Trainer, images: TrainingSet, loss_name: str) -> dict:
-    """JSON values: command, data, length, duration, device, versions, held-out loss; no path, name or token in them."""
+def training_record(trainer: Trainer, family: str) -> TrainingRecord:
+    """Command, data, length, duration, device, versions, held-out loss of a training that is done."""
+    config, images = trainer.config, trainer.images
     data, optimization = config.data, config.optimization
     validations = [row for row in read_history(trainer.output_dir / HISTORY_FILE) if "validation_loss" in row]
-    return {
-        "command": command_line(config),
-        "dataset": None if data.train_data_dir or _is_local(data.dataset_name) else data.dataset_name,
-        "train_split": data.train_split,
-        "images": len(images.train),
-        "image_shape": list(images.shape),
-        "held_out": images.held_out,
-        "steps": trainer.step,
-        "epochs": round(trainer.step / trainer.steps_per_epoch, 2),
-        "batch_size": trainer.batch_size,
-        "learning_rate": optimization.learning_rate,
-        "averaged_weights": optimization.use_ema,
-        "loss": loss_name,
-        "held_out_loss": validations[-1]["validation_loss"] if validations else None,
-        "seconds": round(trainer.seconds, 1),
-        "processes": trainer.accelerator.num_processes,
-        "mixed_precision": trainer.accelerator.mixed_precision,
-        "environment": environment(trainer.accelerator.device),
-    }
+    return TrainingRecord(
+        family=family,
+        command=command_line(config),
+        dataset=None if data.train_data_dir or _is_local(data.dataset_name) else data.dataset_name,
+        train_split=data.train_split,
+        images=len(images.train),
+        image_shape=images.shape,
+        held_out=images.held_out,
+        steps=trainer.step,
+        epochs=round(trainer.step / trainer.steps_per_epoch, 2),
+        batch_size=trainer.batch_size,
+        learning_rate=optimization.learning_rate,
+        averaged_weights=optimization.use_ema,
+        loss=trainer.task.ylabel,
+        held_out_loss=validations[-1]["validation_loss"] if validations else None,
+        seconds=round(trainer.seconds, 1),
+        processes=trainer.accelerator.num_processes,
+        mixed_precision=trainer.accelerator.mixed_precision,
+        run_metadata=run_metadata(trainer.accelerator.device),
+    )
 
 
-def command_line(config: DDPMConfig | VAEConfig) -> str:
-    """The flags that differ from their defaults, and what defines the model, as a command; of local files and folders only their names."""
+def command_line(config: TrainingConfig) -> str:
+    """The flags that a card tells, as a command; of local files and folders only their names."""
     words = ["accelerate launch --quiet", config.script]
+    for item, value in _flags(config):
+        told = item.metadata["card"]
+        if told == "always" or (told == "changed" and value != item.default):
+            words.append(f"--{item.name} {_shown(value)}")
+    return " ".join([*words, f"--output_dir {_shown(str(config.output_dir))}"])
+
+
+def run_identity(config: TrainingConfig, train_images: int, network: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be continued, as JSON values; `network` is the network's config."""
+    values = {item.name: value for item, value in _flags(config) if item.metadata["identity"]}
+    network = {k: list(v) if isinstance(v, tuple) else v for k, v in network.items() if not k.startswith("_")}
+    return values | {"train_images": train_images, "network": network}
+
+
+def _flags(config: TrainingConfig) -> Iterator[tuple[Field, Any]]:
+    """The flags that decide what is trained, with their values."""
     for group in (config.data, config.model, config.optimization):
-        for field in fields(group):
-            value = getattr(group, field.name)
-            if field.name in ALWAYS_TOLD or (value != field.default and field.name not in UNTOLD):
-                words.append(f"--{field.name} {_shown(value)}")
-    return " ".join([*words, f"--output_dir {_shown(config.run.output_dir)}"])
+        for item in fields(group):
+            yield item, getattr(group, item.name)
 
 
-def _shown(value) -> str:
+def _shown(value: object) -> str:
     text = Path(value).expanduser().resolve().name if isinstance(value, str) and _is_local(value) else f"{value}"
     return shlex.quote(text)
 

@@ -7,8 +7,8 @@ import PIL.Image
 import pytest
 from datasets import Dataset, Features, Image
 
+from hfgen.core.errors import HfgenError
 from hfgen.data.decode import ImageReader, channels_of, open_image, undecoded
-from hfgen.errors import HfgenError
 
 FEATURES = Features({"image": Image()})
 
@@ -25,7 +25,9 @@ def dataset_of(*files):
 
 def reader(*files, channels=1, resolution=8, center_crop=True, seed=0):
     dataset = undecoded(dataset_of(*files), "image")
-    return ImageReader(dataset, "image", channels, resolution, center_crop, seed)
+    return ImageReader(
+        dataset=dataset, column="image", channels=channels, resolution=resolution, center_crop=center_crop, seed=seed
+    )
 
 
 def random_image(width, height, mode="RGB", seed=0):
@@ -169,7 +171,7 @@ def test_a_bad_row_has_the_number_that_it_has_in_its_source():
     source = Dataset.from_dict({"image": [good] * 7 + [b"no image"] + [good] * 12}, features=FEATURES)
     parts = undecoded(source, "image").train_test_split(5, seed=1)
     for part in parts.values():
-        broken = ImageReader(part, "image", 3, 8, True, 0)
+        broken = ImageReader(dataset=part, column="image", channels=3, resolution=8, center_crop=True, seed=0)
         for row, value in broken.rows(range(len(part))):
             if value["bytes"] == b"no image":
                 with pytest.raises(HfgenError, match="row 7 "):

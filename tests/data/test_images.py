@@ -7,12 +7,13 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from hfgen.data import images as images_module
+from hfgen.core.errors import HfgenError
+from hfgen.core.media import to_model_range
+from hfgen.data import loading as images_module
 from hfgen.data.decode import ImageReader, undecoded
 from hfgen.data.digits import embedded_digits
-from hfgen.data.images import ImagesInMemory, ImagesStreamed, decode_all, load_images, to_model_range
+from hfgen.data.loading import ImagesInMemory, ImagesStreamed, decode_all, load_images
 from hfgen.data.sources import load_source
-from hfgen.errors import HfgenError
 
 CPU = torch.device("cpu")
 
@@ -23,7 +24,7 @@ def digits():
 
 
 def reader(dataset, resolution=8):
-    return ImageReader(dataset, "image", 1, resolution, False, seed=0)
+    return ImageReader(dataset=dataset, column="image", channels=1, resolution=resolution, center_crop=False, seed=0)
 
 
 def test_decoded_images_are_the_source(digits):
@@ -36,7 +37,9 @@ def test_decoded_images_are_the_source(digits):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_streamed_and_in_memory_batches_are_identical(digits, num_workers):
     # 6 of the 8 pixels, so that each row has its own crop
-    crops = ImageReader(digits.select(range(40)), "image", 1, 6, False, seed=3)
+    crops = ImageReader(
+        dataset=digits.select(range(40)), column="image", channels=1, resolution=6, center_crop=False, seed=3
+    )
     rows = torch.randperm(40, generator=torch.Generator().manual_seed(0)).split(16)
     in_memory = ImagesInMemory(decode_all(crops, show_progress=False))
     streamed = ImagesStreamed(crops, CPU, num_workers)
@@ -92,7 +95,10 @@ def test_bytes_become_the_model_range():
 
 def test_mnist_has_its_published_mean_and_deviation(mnist_path, tmp_path):
     train = load_source(mnist_path, cache_dir=str(tmp_path))["train"]
-    decoded = decode_all(ImageReader(undecoded(train, "image"), "image", 1, 28, True, 0), show_progress=False)
+    images = ImageReader(
+        dataset=undecoded(train, "image"), column="image", channels=1, resolution=28, center_crop=True, seed=0
+    )
+    decoded = decode_all(images, show_progress=False)
     assert decoded.shape == (60_000, 1, 28, 28)
     pixels = decoded.numpy() / 255
     # the published figures have five decimals

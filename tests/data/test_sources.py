@@ -5,8 +5,8 @@ import PIL.Image
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
+from hfgen.core.errors import HfgenError
 from hfgen.data.sources import choose_splits, find_image_column, find_label_column, load_source
-from hfgen.errors import HfgenError
 
 FEATURES = Features({"id": Value("int64"), "picture": Image(), "digit": ClassLabel(num_classes=3)})
 
@@ -91,27 +91,29 @@ def test_folder_without_images(tmp_path):
 
 def test_held_out_split_by_name():
     source = DatasetDict(train=rows(20), test=rows(5))
-    train, held_out, says = choose_splits(source, "train", "test", "label", seed=0)
+    train, held_out, says = choose_splits(source, "train", "test", label_column="label", seed=0)
     assert (len(train), len(held_out), says) == (20, 5, "the split 'test'")
 
 
 @pytest.mark.parametrize(("count", "expected"), [(10, 1), (99, 9), (20_000, 2000), (30_000, 2000)])
 def test_a_tenth_is_held_out_up_to_2000(count, expected):
-    train, held_out, says = choose_splits(DatasetDict(train=rows(count)), "train", None, None, seed=0)
+    train, held_out, says = choose_splits(DatasetDict(train=rows(count)), "train", None, label_column=None, seed=0)
     assert len(held_out) == expected
     assert says == f"{expected} images taken from 'train'"
     assert sorted([*train["id"], *held_out["id"]]) == list(range(count))  # disjoint, and nothing is lost
 
 
 def test_a_missing_split_is_replaced_and_said():
-    _, held_out, says = choose_splits(DatasetDict(train=rows(50)), "train", "valid", None, seed=0)
+    _, held_out, says = choose_splits(DatasetDict(train=rows(50)), "train", "valid", label_column=None, seed=0)
     assert len(held_out) == 5
     assert says == "5 images taken from 'train' (there is no split 'valid')"
 
 
 def test_held_out_images_are_a_function_of_the_seed():
     source = DatasetDict(train=rows(200))
-    first, again, other = (choose_splits(source, "train", None, None, seed)[1]["id"] for seed in (1, 1, 2))
+    first, again, other = (
+        choose_splits(source, "train", None, label_column=None, seed=seed)[1]["id"] for seed in (1, 1, 2)
+    )
     assert list(first) == list(again)
     assert set(first) != set(other)
 
@@ -120,13 +122,13 @@ def test_held_out_classes_are_in_proportion():
     labels = [0] * 700 + [1] * 200 + [2] * 100
     source = DatasetDict(train=rows(1000, labels))
     for seed in range(3):
-        _, held_out, _ = choose_splits(source, "train", None, "label", seed)
+        _, held_out, _ = choose_splits(source, "train", None, label_column="label", seed=seed)
         assert np.bincount(held_out["label"]).tolist() == [70, 20, 10]
 
 
 def test_a_class_of_one_image_does_not_stop_the_split():
     source = DatasetDict(train=rows(50, [0] * 49 + [1]))
-    train, held_out, _ = choose_splits(source, "train", None, "label", seed=0)
+    train, held_out, _ = choose_splits(source, "train", None, label_column="label", seed=0)
     assert sorted([*train["id"], *held_out["id"]]) == list(range(50))
 
 
@@ -141,7 +143,7 @@ def test_a_class_of_one_image_does_not_stop_the_split():
 )
 def test_splits_that_cannot_be_used(source, names, message):
     with pytest.raises(HfgenError, match=message):
-        choose_splits(source, *names, None, seed=0)
+        choose_splits(source, *names, label_column=None, seed=0)
 
 
 def test_image_column():

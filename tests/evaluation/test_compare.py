@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
-from hfgen import cli
+from hfgen.cli.main import main
 from hfgen.evaluation import compare as module
 from hfgen.models import MLPVAE
 from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
@@ -32,14 +32,16 @@ FLAGS = (
 
 
 @pytest.fixture
-def models(tmp_path):
+def models(tmp_path, repository):
     torch.manual_seed(0)
     unet, scheduler = UNet2DModel(**UNET), DDPMScheduler(10, beta_start=0.01, beta_end=0.5)
     UnconditionalDiffusionPipeline(unet, scheduler).save_pretrained(tmp_path / "diffusion")
     for name, likelihood in (("vae", "discretized_logistic"), ("grey", "bernoulli_grey")):
         vae = MLPVAE(sample_size=8, latent_size=2, hidden_sizes=(8,), likelihood=likelihood)
         VAEPipeline(vae).save_pretrained(tmp_path / name)
-    (tmp_path / "vae/training.json").write_text(json.dumps({"seconds": 120, "environment": {"device": "abacus"}}))
+    record = json.loads((repository / "model_cards/vae-mnist-8bit/training.json").read_text())
+    record |= {"seconds": 120, "environment": {"device": "abacus"}}
+    (tmp_path / "vae/training.json").write_text(json.dumps(record))
     return [str(tmp_path / name) for name in ("diffusion", "vae", "grey")]
 
 
@@ -50,7 +52,7 @@ def rows(markdown):
 
 def test_models_stand_side_by_side(models, tmp_path, capsys):
     out = tmp_path / "page.html"
-    assert cli.main(["compare", *models, *FLAGS, "--out", str(out)]) == 0
+    assert main(["compare", *models, *FLAGS, "--out", str(out)]) == 0
     table = rows(out.with_suffix(".md").read_text())
     assert out.with_suffix(".md").read_text() in capsys.readouterr().out
     assert table[""] == ["diffusion", "vae", "grey"]
@@ -72,25 +74,25 @@ def test_models_stand_side_by_side(models, tmp_path, capsys):
 
 
 def test_what_is_broken_off_goes_on_with_the_models_that_are_missing(models, tmp_path, monkeypatch):
-    measured, evaluate, timed = [], module.evaluate, module.seconds_per_sample
+    measured, evaluate, timed = [], module.evaluate_model, module.seconds_per_sample
 
-    def counted(pipeline, *rest):
-        measured.append(type(pipeline).__name__)
-        return evaluate(pipeline, *rest)
+    def counted(model, *rest):
+        measured.append(model.family.name)
+        return evaluate(model, *rest)
 
-    def broken(pipeline, *rest):
-        if isinstance(pipeline, VAEPipeline):
+    def broken(sampler, *rest):
+        if not sampler.calls:
             raise KeyboardInterrupt
-        return timed(pipeline, *rest)
+        return timed(sampler, *rest)
 
-    monkeypatch.setattr(module, "evaluate", counted)
+    monkeypatch.setattr(module, "evaluate_model", counted)
     monkeypatch.setattr(module, "seconds_per_sample", broken)
     command = ["compare", *models[:2], *FLAGS, "--out", str(tmp_path / "page.html")]
-    assert cli.main(command) == 130
+    assert main(command) == 130
     assert not (tmp_path / "page.html").exists()
     monkeypatch.setattr(module, "seconds_per_sample", timed)
-    assert cli.main(command) == 0
-    assert measured == ["UnconditionalDiffusionPipeline", "VAEPipeline", "VAEPipeline"]
+    assert main(command) == 0
+    assert measured == ["ddpm", "vae", "vae"]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,6 @@ def test_what_is_broken_off_goes_on_with_the_models_that_are_missing(models, tmp
 )
 def test_comparisons_that_cannot_be_made(models, tmp_path, monkeypatch, capsys, offline, words, message):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["compare", *words, *FLAGS]) == 1
+    assert main(["compare", *words, *FLAGS]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.replace("neither a folder here nor a repository", "no folder here") in error

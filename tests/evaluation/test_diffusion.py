@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from drawing import model_of
+from flat import flat
 from PIL import Image
 
-from hfgen.errors import HfgenError
-from hfgen.evaluation.diffusion import evaluate_diffusion
-from hfgen.evaluation.images import load_evaluation_images
-from hfgen.evaluation.report import format_table, save_json
-from hfgen.evaluation.vlb_figure import plot_terms
-from hfgen.likelihood import DiffusionProcess, exact_vlb, sampled_vlb
+from hfgen.core.errors import HfgenError
+from hfgen.data.evaluation_images import load_evaluation_images
+from hfgen.evaluation.terms_figure import terms_figure
+from hfgen.library import evaluate
+from hfgen.likelihood import exact_vlb, sampled_vlb
 from hfgen.pipelines import UnconditionalDiffusionPipeline
+from hfgen.schedulers import reverse_process
 
 STEPS = 8
 
@@ -37,19 +39,34 @@ def pipeline_of(scheduler=None, channels=1, side=8, outputs=1):
     return UnconditionalDiffusionPipeline(unet.eval(), scheduler or DDPMScheduler(STEPS, 0.01, 0.5))
 
 
+def measured(pipeline, evaluations=None, **arguments):
+    """The bound on the digits, `evaluations` None: every t of every image."""
+    options = {"exact": True} if evaluations is None else {"evaluations": evaluations}
+    return evaluate(model_of(pipeline), dataset_name="digits", **options, **arguments)
+
+
+def evaluate_diffusion(pipeline, **arguments):
+    return flat(measured(pipeline, **arguments))
+
+
 @pytest.fixture(scope="module")
 def pipeline():
     return pipeline_of()
 
 
 @pytest.fixture(scope="module")
-def exact(pipeline):
-    return evaluate_diffusion(pipeline, "digits", evaluations=None, max_images=6, seed=1)
+def exact_result(pipeline):
+    return measured(pipeline, max_images=6, seed=1)
+
+
+@pytest.fixture(scope="module")
+def exact(exact_result):
+    return flat(exact_result)
 
 
 def test_every_term_in_nats_and_in_bits(pipeline, exact):
-    images = load_evaluation_images("digits", "test", 1, 8, torch.device("cpu"), 6).images
-    bound = exact_vlb(pipeline.unet, DiffusionProcess.from_scheduler(pipeline.scheduler), images, seed=1)
+    images = load_evaluation_images("digits", "test", shape=(1, 8, 8), device=torch.device("cpu"), max_images=6).images
+    bound = exact_vlb(pipeline.unet, reverse_process(pipeline.scheduler), images, seed=1)
     metrics = exact["metrics"]
     assert next(iter(metrics)) == "vlb_total_bits_per_dim"
     for key in ("total", "prior", "diffusion", "reconstruction"):
@@ -66,14 +83,14 @@ def test_every_term_in_nats_and_in_bits(pipeline, exact):
 
 def test_each_term_over_t(exact):
     terms, metrics = exact["terms"], exact["metrics"]
-    assert (terms["unit"], len(terms["mean"]), terms["draws"]) == ("bits/dim", STEPS, [6] * STEPS)
+    assert (terms["unit"], len(terms["mean"]), terms["draws"]) == ("bits/dim", STEPS, (6,) * STEPS)
     assert terms["mean"][0] == pytest.approx(metrics["vlb_reconstruction_bits_per_dim"]["mean"])
     assert sum(terms["mean"][1:]) == pytest.approx(metrics["vlb_diffusion_bits_per_dim"]["mean"])
     first = metrics["vlb_reconstruction_bits_per_dim"]["standard_error"]
     assert terms["standard_error"][0] == pytest.approx(first, rel=1e-6)
 
 
-def test_what_was_measured_on_what_and_with_what(exact, pipeline):
+def test_what_was_measured_on_what_and_with_what(exact, exact_result, pipeline):
     expected = {
         "kind": "diffusion",
         "parameters": sum(p.numel() for p in pipeline.unet.parameters()),
@@ -91,30 +108,32 @@ def test_what_was_measured_on_what_and_with_what(exact, pipeline):
     }
     assert {key: exact[key] for key in expected} == expected
     assert len(exact["dataset_fingerprint"]) == 16
-    assert {"python", "torch", "diffusers", "hfgen", "device"} <= set(exact["environment"])
+    assert {"python", "torch", "diffusers", "hfgen", "device"} <= set(exact["run_metadata"])
     assert exact["seconds"] > 0
-    text = format_table(exact)
+    text = exact_result.table()
     assert "6 images of digits/test" in text
     assert "48 network evaluations, every t" in text
     assert "L_0 = -E log p(x_0|x_1)" in text
 
 
 def test_a_budget_is_kept(pipeline):
-    results = evaluate_diffusion(pipeline, "digits", evaluations=123, max_images=6)
-    images = load_evaluation_images("digits", "test", 1, 8, torch.device("cpu"), 6).images
-    bound = sampled_vlb(pipeline.unet, DiffusionProcess.from_scheduler(pipeline.scheduler), images, 123)
+    result = measured(pipeline, evaluations=123, max_images=6)
+    results = flat(result)
+    images = load_evaluation_images("digits", "test", shape=(1, 8, 8), device=torch.device("cpu"), max_images=6).images
+    bound = sampled_vlb(pipeline.unet, reverse_process(pipeline.scheduler), images, evaluations=123)
     assert results["metrics"]["vlb_total"]["mean"] == pytest.approx(bound.total.mean)
     assert (results["evaluations"], results["exact"], sum(results["terms"]["draws"])) == (123, False, 123)
-    assert "123 network evaluations, sampled t" in format_table(results)
+    assert "123 network evaluations, sampled t" in result.table()
 
 
 def test_terms_that_nobody_drew_are_null(tmp_path):
-    results = evaluate_diffusion(pipeline_of(DDPMScheduler(1000)), "digits", evaluations=100, max_images=3)
+    result = measured(pipeline_of(DDPMScheduler(1000)), evaluations=100, max_images=3)
+    results = flat(result)
     draws = results["terms"]["draws"]
     assert [mean is None for mean in results["terms"]["mean"]] == [count == 0 for count in draws]
     assert [error is None for error in results["terms"]["standard_error"]] == [count < 2 for count in draws]
-    save_json(results, tmp_path / "results.json")
-    plot_terms(results, tmp_path / "terms.png")
+    result.save(tmp_path / "results.json")
+    terms_figure(result, tmp_path / "terms.png")
     assert is_a_figure(tmp_path / "terms.png")
 
 
@@ -124,28 +143,26 @@ def is_a_figure(path):
 
 
 def test_a_single_image_has_no_error_and_valid_json(pipeline, tmp_path):
-    results = evaluate_diffusion(pipeline, "digits", evaluations=None, max_images=1)
-    save_json(results, tmp_path / "results.json")
+    result = measured(pipeline, max_images=1)
+    result.save(tmp_path / "results.json")
 
     def no_constant(name):
         pytest.fail(f"{name} is not JSON")
 
     kept = json.loads((tmp_path / "results.json").read_text(), parse_constant=no_constant)
-    assert kept["metrics"]["vlb_total"]["standard_error"] is None
-    assert kept["metrics"]["vlb_total"]["mean"] == results["metrics"]["vlb_total"]["mean"]
-    assert "nan" not in format_table(results)
-    plot_terms(results, tmp_path / "terms.png")
+    total = kept["likelihood"]["metrics"]["vlb_total"]
+    assert total["standard_error"] is None
+    assert total["mean"] == result.metrics["vlb_total"].mean
+    assert "nan" not in result.table()
+    terms_figure(result, tmp_path / "terms.png")
     assert is_a_figure(tmp_path / "terms.png")
 
 
-def test_the_figure_shows_the_terms_and_what_they_add_up_to(exact, tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr("hfgen.evaluation.vlb_figure.save_figure", lambda figure, path: drawn.append(figure))
-    plot_terms(exact, tmp_path / "terms.png")
-    left, right = drawn[0].axes
+def test_the_figure_shows_the_terms_and_what_they_add_up_to(exact, exact_result, tmp_path):
+    left, right = exact_result.plot().axes
     t, mean = left.lines[0].get_data()
     assert list(t) == list(range(1, STEPS + 1))
-    assert list(mean) == exact["terms"]["mean"]
+    assert list(mean) == list(exact["terms"]["mean"])
     reached = right.lines[0].get_ydata()[-1]
     prior = exact["metrics"]["vlb_prior_bits_per_dim"]["mean"]
     assert reached + prior == pytest.approx(exact["metrics"]["vlb_total_bits_per_dim"]["mean"])
@@ -156,11 +173,11 @@ def test_the_figure_shows_the_terms_and_what_they_add_up_to(exact, tmp_path, mon
 def test_images_may_stay_on_disk(pipeline, evaluations, monkeypatch):
     """More of them than memory holds are decoded batch by batch; by no workers here, whose start takes longer."""
     arguments = {"evaluations": evaluations, "max_images": 7, "seed": 1}
-    expected = evaluate_diffusion(pipeline, "digits", **arguments)
-    monkeypatch.setattr("hfgen.data.images.MEMORY_SHARE", 0)
-    monkeypatch.setattr("hfgen.data.images.decode_all", None)
+    expected = evaluate_diffusion(pipeline, **arguments)
+    monkeypatch.setattr("hfgen.data.loading.MEMORY_SHARE", 0)
+    monkeypatch.setattr("hfgen.data.loading.decode_all", None)
     monkeypatch.setattr("os.cpu_count", lambda: 0)
-    found = evaluate_diffusion(pipeline, "digits", **arguments)
+    found = evaluate_diffusion(pipeline, **arguments)
     assert found["metrics"] == expected["metrics"]
 
 
@@ -169,7 +186,7 @@ def test_the_sampler_of_a_pipeline_does_not_change_its_bound(pipeline, exact, na
     """The UNet sees x_t of the forward process, scaled by no scheduler."""
     scheduler = getattr(diffusers, name)(STEPS, 0.01, 0.5)
     other = UnconditionalDiffusionPipeline(pipeline.unet, scheduler)
-    results = evaluate_diffusion(other, "digits", evaluations=None, max_images=6, seed=1)
+    results = evaluate_diffusion(other, max_images=6, seed=1)
     assert results["metrics"] == exact["metrics"]
 
 
@@ -178,7 +195,7 @@ def test_the_sampler_of_a_pipeline_does_not_change_its_bound(pipeline, exact, na
 def test_other_models(prediction_type, variance_type):
     scheduler = DDPMScheduler(STEPS, 0.01, 0.5, prediction_type=prediction_type, variance_type=variance_type)
     outputs = 2 if variance_type == "learned_range" else 1
-    results = evaluate_diffusion(pipeline_of(scheduler, outputs=outputs), "digits", evaluations=None, max_images=3)
+    results = evaluate_diffusion(pipeline_of(scheduler, outputs=outputs), max_images=3)
     assert (results["prediction_type"], results["variance_type"]) == (prediction_type, variance_type)
     assert all(math.isfinite(mean) for mean in results["terms"]["mean"])
 
@@ -189,12 +206,12 @@ def test_other_models(prediction_type, variance_type):
         ({"side": 16}, {}, r"^the images are 1x8x8 .* the model's 1x16x16"),
         ({"channels": 3}, {}, r"^the images are 1x8x8 .* the model's 3x8x8"),
         ({}, {"split": "tset"}, "'tset' is not in 'digits'"),
-        ({}, {"evaluations": 5}, "evaluations=5: use 100 or more"),
+        ({}, {"evaluations": 5}, "evaluations=5: it must be 100 or greater"),
         ({"outputs": 2}, {}, "puts out 2 channels .* set the variance_type"),
         ({"scheduler": diffusers.FlowMatchEulerDiscreteScheduler()}, {}, "a flow between noise and data"),
     ],
 )
 def test_what_cannot_be_measured(pipeline_arguments, arguments, message):
     with pytest.raises(HfgenError, match=message) as caught:
-        evaluate_diffusion(pipeline_of(**pipeline_arguments), "digits", **{"evaluations": 100, **arguments})
+        evaluate_diffusion(pipeline_of(**pipeline_arguments), **{"evaluations": 100, **arguments})
     assert "\n" not in str(caught.value)

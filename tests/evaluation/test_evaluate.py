@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +10,22 @@ import torch
 from datasets import Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from drawing import draw, model_of, sampler_of
+from flat import flat
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from hfgen.cli import main
+from hfgen.cli.main import main
+from hfgen.configs.evaluation import EvaluationConfig
+from hfgen.core.errors import HfgenError
+from hfgen.core.resume import Resumable
 from hfgen.data.digits import embedded_digits
-from hfgen.errors import HfgenError
 from hfgen.evaluation.features import load_feature_network
-from hfgen.evaluation.report import format_table
 from hfgen.evaluation.samples import Draws, evaluate_samples, real_images
-from hfgen.loading import load_pipeline
+from hfgen.hub.loading import load
 from hfgen.models import MLPVAE
 from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
-from hfgen.resume import Resumable
-from hfgen.sampling import generate, generate_vae
+from hfgen.results import EvaluationResult, LikelihoodResult, Metric
 
 STEPS, COUNT = 6, 12
 LIKELIHOOD = ["--likelihood", "--evaluations", "200", "--max_images", "9"]
@@ -93,7 +94,7 @@ def evaluate(tmp_path):
         target = tmp_path / out
         given = ["--dataset_name", "digits", "--device", "cpu", "--out", str(target), *arguments]
         assert main(["evaluate", str(pipeline), *given]) == status
-        return json.loads(target.read_text()) if status == 0 else None
+        return flat(EvaluationResult.load(target)) if status == 0 else None
 
     return run
 
@@ -186,15 +187,16 @@ def test_both_are_the_two_together(evaluate, saved, samples, tmp_path):
 @pytest.mark.parametrize("flags", ["likelihood", "samples"])
 @pytest.mark.parametrize("model", ["diffusion", "vae"])
 def test_results_say_what_they_were_made_with(evaluate, saved, samples, model, flags):
-    chosen = {"likelihood": [*LIKELIHOOD, "--iw_samples", "3"], "samples": samples}[flags]
+    of_vae = ["--likelihood", "--iw_samples", "3", "--max_images", "9"]
+    chosen = {"likelihood": LIKELIHOOD if model == "diffusion" else of_vae, "samples": samples}[flags]
     results = evaluate(saved[model], *chosen, "--seed", "5")
     assert (results["seed"], results["dataset"], results["split"]) == (5, "digits", "test")
     assert len(results["dataset_fingerprint"]) == 16
-    assert {"hfgen", "torch", "diffusers", "python", "device"} <= set(results["environment"])
+    assert {"hfgen", "torch", "diffusers", "python", "device"} <= set(results["run_metadata"])
     times = results if flags == "likelihood" else results["samples"]
-    assert all(times[key] > 0 for key in times if key.startswith("seconds"))
-    assert [key for key in times if key.startswith("seconds")]
-    pipeline = load_pipeline(saved[model])
+    keys = ["seconds"] if flags == "likelihood" else ["seconds_sampling", "seconds_measuring"]
+    assert all(times[key] > 0 for key in keys)
+    pipeline = load(saved[model]).pipeline
     network = pipeline.vae if model == "vae" else pipeline.unet
     assert results["parameters"] == sum(p.numel() for p in network.parameters())
 
@@ -202,7 +204,7 @@ def test_results_say_what_they_were_made_with(evaluate, saved, samples, model, f
 def test_every_t_for_every_image(evaluate, saved, calls):
     results = evaluate(saved["diffusion"], "--exact", "--max_images", "4")
     assert (results["exact"], results["evaluations"], calls.images) == (True, 4 * STEPS, 4 * STEPS)
-    assert results["terms"]["draws"] == [4] * STEPS
+    assert results["terms"]["draws"] == (4,) * STEPS
 
 
 def test_nothing_is_written_without_out(saved, samples, tmp_path, monkeypatch, capsys):
@@ -268,9 +270,11 @@ class TestBrokenOff:
     @pytest.fixture(autouse=True)
     def _often(self, monkeypatch):
         # a figure takes longer than the rest
-        monkeypatch.setattr("hfgen.evaluation.evaluate.plot_terms", lambda results, path: path.write_text(""))
+        monkeypatch.setattr(
+            "hfgen.evaluation.terms_figure.terms_figure", lambda result, path: path.write_text("") and None
+        )
         monkeypatch.setattr("hfgen.evaluation.samples.CHUNK", 5)
-        for module in ("exact", "vae"):
+        for module in ("exact", "elbo"):
             monkeypatch.setattr(f"hfgen.likelihood.{module}.SAVE_SECONDS", -1)
 
     def interrupted(self, evaluate, calls, limit, tmp_path, *arguments):
@@ -331,7 +335,7 @@ class TestBrokenOff:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("hfgen.evaluation.samples.generate_vae", impatient)
+            patch.setattr("hfgen.families.vae.sampler.VAESampler.draw", impatient)
             evaluate(*arguments, status=130)
         calls.start()
         assert timeless(evaluate(*arguments)) == timeless(expected)
@@ -381,7 +385,7 @@ class TestBrokenOff:
         write = Path.write_text
 
         def full(path, *arguments, **kwargs):
-            if path.name == ".results.json":
+            if path.name.startswith(".results.json."):
                 raise OSError(28, "No space left on device")
             return write(path, *arguments, **kwargs)
 
@@ -395,25 +399,35 @@ class TestBrokenOff:
         assert calls.images == 0
 
 
+def draws_of(pipeline, count=COUNT, seed=0, batch_size=64, resumable=None, **options):
+    return Draws(
+        sampler=sampler_of(pipeline, **options),
+        device=torch.device("cpu"),
+        count=count,
+        seed=seed,
+        batch_size=batch_size,
+        resumable=resumable or Resumable(None),
+    )
+
+
 def test_an_image_does_not_depend_on_the_parts(saved, monkeypatch):
     """But for the rounding of products of another size: a level of 256."""
     for model in ("diffusion", "vae"):
-        pipeline = load_pipeline(saved[model])
-        whole, seconds = Draws(pipeline, COUNT, seed=2).images()
+        pipeline = load(saved[model]).pipeline
+        whole, seconds = draws_of(pipeline, seed=2).images()
         assert (whole.dtype, whole.shape, seconds > 0) == (torch.uint8, (COUNT, 1, 8, 8), True)
-        direct = generate(pipeline, COUNT, STEPS, 2) if model == "diffusion" else generate_vae(pipeline, COUNT, 2)
-        assert torch.equal(whole, direct.images)
+        assert torch.equal(whole, draw(pipeline, COUNT, seed=2).images)
         monkeypatch.setattr("hfgen.evaluation.samples.CHUNK", 5)
-        parts, _ = Draws(pipeline, COUNT, seed=2, batch_size=2).images()
+        parts, _ = draws_of(pipeline, seed=2, batch_size=2).images()
         assert (parts.int() - whole.int()).abs().max() <= 1
         monkeypatch.undo()
 
 
 def test_kept_parts_are_not_drawn_again_and_their_time_counts(saved, tmp_path, calls):
-    pipeline = load_pipeline(saved["diffusion"])
+    pipeline = load(saved["diffusion"]).pipeline
 
     def draws():
-        return Draws(pipeline, COUNT, resumable=Resumable(tmp_path / "work", {}))
+        return draws_of(pipeline, resumable=Resumable(tmp_path / "work", {}))
 
     first, seconds = draws().images()
     calls.start()
@@ -425,19 +439,20 @@ def test_kept_parts_are_not_drawn_again_and_their_time_counts(saved, tmp_path, c
 
 def test_samples_are_held_against_as_many_real_images(saved):
     """`real_images` draws by seed, without replacement; `evaluate_samples` measures against them and them alone."""
-    draws = Draws(load_pipeline(saved["vae"]), 40, seed=1)
+    pipeline, config, shape = load(saved["vae"]).pipeline, EvaluationConfig(dataset_name="digits"), (1, 8, 8)
+    draws = draws_of(pipeline, 40, seed=1)
     network = load_feature_network(saved["features"])
-    real, again = (real_images(draws, network, "digits") for _ in range(2))
+    real, again = (real_images(draws, network, shape, config) for _ in range(2))
     assert len(real.reference) == len(real.floor) == 40
     assert torch.equal(real.reference.features, again.reference.features)
     assert not torch.equal(real.reference.features, real.floor.features)
     assert len(real.reference.features.unique(dim=0)) == 40
-    every = real_images(Draws(load_pipeline(saved["vae"]), 400), network, "digits")
+    every = real_images(draws_of(pipeline, 400), network, shape, config)
     assert (len(every.reference), len(every.floor)) == (297, 400)
-    results, images = evaluate_samples(draws, network, real)
+    result, images = evaluate_samples(draws, network, real)
     assert images.shape == (40, 1, 8, 8)
-    assert (results["count"], results["reference"]) == (40, 40)
-    _, shown = evaluate_samples(Draws(load_pipeline(saved["vae"]), 100), network, real)
+    assert (result.count, result.reference) == (40, 40)
+    _, shown = evaluate_samples(draws_of(pipeline, 100), network, real)
     assert len(shown) == 64
 
 
@@ -467,19 +482,22 @@ def refused(capsys, tmp_path, saved, calls):
 
 
 def test_flags_that_do_not_go_together(refused, samples):
-    told = "--steps, --scheduler, --eta and --compile are for diffusion models"
-    for flags in (["--steps", "3"], ["--likelihood", "--scheduler", "ddim"], ["--eta", "0"], ["--compile"]):
-        assert refused("vae", told, *samples, *flags) == 1
+    for flags in (["--steps", "3"], ["--scheduler", "ddim"], ["--eta", "0"]):
+        told = f"{flags[0]}: vae (VAE) has no such choice: leave it out"
+        assert refused("vae", told, *samples, "--likelihood", *flags) == 1
+    assert refused("vae", "compile: a VAE draws an image in one step", *samples, "--compile") == 1
+    assert refused("vae", "--exact: vae (VAE) has no such choice", "--exact") == 1
     alone = (
         ["--steps", "3"],
         ["--scheduler", "ddim"],
         ["--eta", "1"],
         ["--features", "x"],
-        ["--sample_pixels"],
         ["--compile"],
     )
     for flags in alone:
         assert refused("diffusion", f"{flags[0]}: only with --samples", *flags) == 1
+    assert refused("vae", "--sample_pixels: only with --samples", "--sample_pixels") == 1
+    assert refused("diffusion", "--sample_pixels: diffusion (diffusion) has no such choice", "--sample_pixels") == 1
 
 
 def test_values_out_of_range(refused, samples):
@@ -576,48 +594,53 @@ def test_places_that_cannot_be_written_to(refused, tmp_path):
 
 
 def test_a_table_aligns_what_it_shows():
-    metric = {"mean": 1.0, "standard_error": 0.5, "unit": "bits/dim"}
-    results = {
-        "kind": "VAE",
-        "parameters": 1234,
-        "images": 3,
-        "dataset": "digits",
-        "split": "test",
-        "metrics": {
-            "a": metric | {"name": "short"},
-            "b": metric | {"name": "a longer name", "standard_error": None, "unit": ""},
-            "c": metric | {"name": "of one image", "standard_error": float("nan")},
-        },
+    metrics = {
+        "a": Metric(name="short", mean=1.0, standard_error=0.5, unit="bits/dim"),
+        "b": Metric(name="a longer name", mean=1.0),
+        "c": Metric(name="of one image", mean=1.0, standard_error=float("nan"), unit="bits/dim"),
     }
-    assert format_table(results).splitlines() == [
+    result = EvaluationResult(
+        family="vae",
+        kind="VAE",
+        parameters=1234,
+        dataset="digits",
+        dataset_fingerprint="0",
+        split="test",
+        images=3,
+        seed=0,
+        run_metadata={},
+        likelihood=LikelihoodResult(quantity="log-likelihood", likelihood="x", metrics=metrics, seconds=2.0),
+    )
+    assert result.table().splitlines() == [
         "VAE, 1,234 parameters, 3 images of digits/test",
+        "log-likelihood (x), 2 s",
         "short              1.0000  +- 0.5000  bits/dim",
         "a longer name      1.0000",
         "of one image       1.0000  bits/dim",
     ]
 
 
-def test_draws_refuse_what_a_pipeline_cannot_do(saved):
-    diffusion, autoencoder = (load_pipeline(saved[name]) for name in ("diffusion", "vae"))
+def test_samplers_refuse_what_a_pipeline_cannot_do(saved):
+    diffusion, autoencoder = (load(saved[name]).pipeline for name in ("diffusion", "vae"))
     with pytest.raises(HfgenError, match=r"use 1\.\.6"):
-        Draws(diffusion, 3, steps=7)
+        sampler_of(diffusion, steps=7)
     with pytest.raises(HfgenError, match="unknown scheduler 'plms'"):
-        Draws(diffusion, 3, scheduler="plms")
-    with pytest.raises(HfgenError, match="this is a VAE"):
-        Draws(autoencoder, 3, steps=7)
+        sampler_of(diffusion, scheduler="plms")
+    with pytest.raises(HfgenError, match="has no such choice"):
+        sampler_of(autoencoder, steps=7)
 
 
-def test_settings_are_flags_and_model():
-    """Not where results go, nor on which machine; settings are written as JSON."""
+def test_settings_are_what_is_asked_for_and_the_model():
+    """Not how many images go at once; settings are written as JSON."""
     from hfgen.evaluation.evaluate import evaluation_settings
 
-    flags = Namespace(seed=0, split="test", out=Path("a.json"), device="cuda:1", batch_size=3, run=main)
-    first = evaluation_settings(flags, VAEPipeline(vae()))
-    again = evaluation_settings(
-        Namespace(**vars(flags) | {"out": Path("b"), "device": None, "batch_size": 1}), VAEPipeline(vae())
-    )
-    assert first == again
-    assert json.loads(json.dumps(first | {"split": "test"})) == first
+    def settings(likelihood="discretized_logistic", **changes):
+        return evaluation_settings(model_of(VAEPipeline(vae(likelihood))), EvaluationConfig(**changes))
+
+    first = settings(batch_size=3)
+    assert first == settings(batch_size=1)
+    assert json.loads(json.dumps(first)) == first
     assert len(first["weights"]) == hashlib.sha256().digest_size * 2
-    assert evaluation_settings(flags, VAEPipeline(vae("categorical"))) != first
-    assert evaluation_settings(Namespace(**vars(flags) | {"seed": 1}), VAEPipeline(vae())) != first
+    assert settings("categorical") != first
+    assert settings(seed=1) != first
+    assert settings(options={"iw_samples": 3}) != first

@@ -15,10 +15,10 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from hfgen.data.images import ImagesInMemory
-from hfgen.errors import HfgenError
+from hfgen.core.errors import HfgenError
+from hfgen.data.evaluation_images import load_evaluation_images
+from hfgen.data.loading import ImagesInMemory
 from hfgen.evaluation.features import BATCH, DIGITS_CLASSIFIER, FeatureNetwork, load_feature_network
-from hfgen.evaluation.images import load_evaluation_images
 
 CPU = torch.device("cpu")
 LABELS = {"id2label": {0: "ant", 1: "bee", 2: "cat"}, "label2id": {"ant": 0, "bee": 1, "cat": 2}}
@@ -220,6 +220,6 @@ def test_the_shipped_classifier_is_small_and_safe():
 
 def test_the_shipped_classifier_knows_its_digits(mnist_path):
     """All 10,000 test images."""
-    data = load_evaluation_images(mnist_path, "test", 1, 28, CPU)
+    data = load_evaluation_images(mnist_path, "test", shape=(1, 28, 28), device=CPU)
     found = load_feature_network()(data.images).probabilities.argmax(1)
     assert (found == data.labels).double().mean() >= 0.993

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from hfgen.errors import HfgenError
+from hfgen.core.errors import HfgenError
 from hfgen.evaluation.features import Features
 from hfgen.evaluation.quality import class_frequencies, frechet_distance, precision_recall
 from hfgen.evaluation.samples import quality_metrics
@@ -129,12 +129,12 @@ def test_metrics_with_their_floor():
     assert {key for key in metrics if not key.endswith("_floor")} == {key[:-6] for key in metrics if "_floor" in key}
     for key, features_ in (("", generated), ("_floor", floor)):
         precision, recall = precision_recall(features_, reference)
-        assert metrics[f"frechet{key}"]["mean"] == frechet_distance(features_, reference)
-        assert metrics[f"precision{key}"]["mean"] == precision
-        assert metrics[f"recall{key}"]["mean"] == recall
-        assert metrics[f"confidence{key}"]["mean"] == pytest.approx(0.7)
+        assert metrics[f"frechet{key}"].mean == frechet_distance(features_, reference)
+        assert metrics[f"precision{key}"].mean == precision
+        assert metrics[f"recall{key}"].mean == recall
+        assert metrics[f"confidence{key}"].mean == pytest.approx(0.7)
     # a quarter of the images is in class 2 in place of 3
-    assert metrics["class_shift"]["mean"] == pytest.approx(0.25)
-    assert metrics["class_shift_floor"]["mean"] == 0
-    assert "tiny network features (not FID)" in metrics["frechet"]["name"]
-    assert all("training images" in metric["name"] for key, metric in metrics.items() if key.endswith("_floor"))
+    assert metrics["class_shift"].mean == pytest.approx(0.25)
+    assert metrics["class_shift_floor"].mean == 0
+    assert "tiny network features (not FID)" in metrics["frechet"].name
+    assert all("training images" in metric.name for key, metric in metrics.items() if key.endswith("_floor"))

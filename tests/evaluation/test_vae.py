@@ -5,15 +5,18 @@ import math
 
 import pytest
 import torch
+from drawing import model_of
+from flat import flat
 from PIL import Image
 
-from hfgen.errors import HfgenError
-from hfgen.evaluation.images import load_evaluation_images
-from hfgen.evaluation.report import check_writable, format_table, save_json
-from hfgen.evaluation.vae import evaluate_vae
-from hfgen.evaluation.vae_figures import save_vae_figures
+from hfgen.core.errors import HfgenError
+from hfgen.core.files import check_writable, write_json
+from hfgen.data.evaluation_images import load_evaluation_images
+from hfgen.families.vae.figures import save_vae_figures
+from hfgen.library import evaluate
 from hfgen.models import MLPVAE
 from hfgen.pipelines import VAEPipeline
+from hfgen.trainer.curves import save_curves
 
 CPU = torch.device("cpu")
 
@@ -23,9 +26,14 @@ def vae(likelihood="discretized_logistic", latent_size=2):
     return MLPVAE(1, 8, latent_size, (8,), likelihood=likelihood).eval()
 
 
+def measured(model, num_samples, max_images):
+    pipeline = model_of(VAEPipeline(model))
+    return evaluate(pipeline, dataset_name="digits", iw_samples=num_samples, max_images=max_images)
+
+
 @pytest.fixture(scope="module")
 def digits():
-    return load_evaluation_images("digits", "test", 1, 8, CPU)
+    return load_evaluation_images("digits", "test", shape=(1, 8, 8), device=CPU)
 
 
 def test_images_and_labels_are_of_the_same_rows(digits):
@@ -39,7 +47,7 @@ def test_images_and_labels_are_of_the_same_rows(digits):
 
 
 def test_first_images(digits):
-    few = load_evaluation_images("digits", "test", 1, 8, CPU, max_images=4)
+    few = load_evaluation_images("digits", "test", shape=(1, 8, 8), device=CPU, max_images=4)
     assert torch.equal(few.images.images, digits.images.images[:4])
     assert torch.equal(few.labels, digits.labels[:4])
 
@@ -47,18 +55,22 @@ def test_first_images(digits):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("digits", "tset", 1, 8), "^split 'tset' is not in 'digits': it has train, test$"),
-        (("digits", "test", 1, 28), r"^the images are 1x8x8 \(channels x height x width\), the model's 1x28x28: "),
-        (("digits", "test", 3, 8), r"^the images are 1x8x8 .* the model's 3x8x8"),
+        (("digits", "tset", (1, 8, 8)), "^split 'tset' is not in 'digits': it has train, test$"),
+        (
+            ("digits", "test", (1, 28, 28)),
+            r"^the images are 1x8x8 \(channels x height x width\), the model's 1x28x28: ",
+        ),
+        (("digits", "test", (3, 8, 8)), r"^the images are 1x8x8 .* the model's 3x8x8"),
     ],
 )
 def test_images_that_do_not_fit(arguments, message):
     with pytest.raises(HfgenError, match=message):
-        load_evaluation_images(*arguments, CPU)
+        load_evaluation_images(*arguments[:2], shape=arguments[2], device=CPU)
 
 
 def test_report_of_an_8_bit_likelihood_is_in_bits_per_dim_too():
-    results = evaluate_vae(vae(), "digits", num_samples=3, max_images=20)
+    result = measured(vae(), num_samples=3, max_images=20)
+    results = flat(result)
     metrics = results["metrics"]
     for key in ("negative_elbo", "negative_iw_bound"):
         in_bits = metrics[key]["mean"] / (64 * math.log(2))
@@ -66,7 +78,7 @@ def test_report_of_an_8_bit_likelihood_is_in_bits_per_dim_too():
         assert metrics[f"{key}_bits_per_dim"]["unit"] == "bits/dim"
     assert metrics["negative_elbo"]["mean"] == pytest.approx(metrics["reconstruction"]["mean"] + metrics["kl"]["mean"])
     assert results["images"] == 20
-    assert "upper bound on the NLL" in format_table(results)
+    assert "upper bound on the NLL" in result.table()
     json.dumps(results)
 
 
@@ -74,15 +86,15 @@ def test_report_of_an_8_bit_likelihood_is_in_bits_per_dim_too():
     ("likelihood", "kind"), [("bernoulli_grey", "pseudo-log-likelihood"), ("gaussian", "log-density")]
 )
 def test_what_is_no_likelihood_is_never_called_an_nll(likelihood, kind):
-    results = evaluate_vae(vae(likelihood), "digits", num_samples=3, max_images=20)
-    text = format_table(results) + json.dumps(results)
+    result = measured(vae(likelihood), num_samples=3, max_images=20)
+    text = result.table() + json.dumps(result.to_json())
     assert "NLL" not in text.replace("not an NLL", "")
     assert "bits" not in text.replace("8-bit", "")
     assert f"of a {kind}: not an NLL" in text
 
 
 def test_binarised_pixels_are_not_compared_in_bits_of_8_bit_pixels():
-    results = evaluate_vae(vae("bernoulli"), "digits", num_samples=3, max_images=20)
+    results = flat(measured(vae("bernoulli"), num_samples=3, max_images=20))
     assert not [key for key in results["metrics"] if "bits" in key]
 
 
@@ -94,7 +106,10 @@ def test_figures(digits, tmp_path, latent_size):
     )
     out = tmp_path / "out"
     out.mkdir()
-    written = save_vae_figures(VAEPipeline(vae(latent_size=latent_size)), digits, tmp_path, out, seed=0)
+    written = [
+        *save_vae_figures(VAEPipeline(vae(latent_size=latent_size)), digits, out, seed=0),
+        *save_curves(tmp_path, out),
+    ]
     names = {path.name for path in written}
     expected = {"samples.png", "reconstructions.png", "latents.png", "interpolations.png", "loss.png"}
     assert names == expected | ({"manifold.png"} if latent_size == 2 else set())
@@ -108,11 +123,11 @@ def test_figures(digits, tmp_path, latent_size):
 def test_pairs_show_each_image_above_its_reconstruction(digits, tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
-        "hfgen.evaluation.vae_figures.image_grid", lambda images, *a: drawn.setdefault(len(drawn), images)
+        "hfgen.families.vae.figures.image_grid", lambda images, *a: drawn.setdefault(len(drawn), images)
     )
-    monkeypatch.setattr("hfgen.evaluation.vae_figures.save_png", lambda image, path: None)
+    monkeypatch.setattr("hfgen.families.vae.figures.save_png", lambda image, path: None)
     pipeline = VAEPipeline(vae())
-    save_vae_figures(pipeline, digits, tmp_path, tmp_path, seed=0)
+    save_vae_figures(pipeline, digits, tmp_path, seed=0)
     pairs = drawn[1].view(4, 2, 10, 1, 8, 8)
     assert torch.equal(pairs[:, 0].flatten(0, 1), digits.images.images[:40])
     again = pipeline.reconstruct(digits.images.images[:40], output_type="pt").images
@@ -122,10 +137,10 @@ def test_pairs_show_each_image_above_its_reconstruction(digits, tmp_path, monkey
 
 def test_results_that_cannot_be_written_are_told_before_the_work(tmp_path):
     with pytest.raises(HfgenError, match="is a folder: name a file"):
-        check_writable(tmp_path)
+        check_writable("--out", tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(HfgenError, match="is no folder"):
-        check_writable(tmp_path / "file" / "results.json")
-    check_writable(tmp_path / "new" / "results.json")
-    save_json({"a": 1}, tmp_path / "new" / "results.json")
+        check_writable("--out", tmp_path / "file" / "results.json")
+    check_writable("--out", tmp_path / "new" / "results.json")
+    write_json(tmp_path / "new" / "results.json", {"a": 1})
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["results.json"]

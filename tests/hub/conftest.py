@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
-from hub_users import hub, ours, stranger, stranger_python  # noqa: F401
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -27,7 +26,7 @@ UNET = {
 
 
 @pytest.fixture(autouse=True)
-def healthy(hub):  # noqa: F811
+def healthy(hub):
     """Faults end with the test that asked for them."""
     yield
     hub.faults.clear()
@@ -98,7 +97,7 @@ def flags(home):
 
 
 @pytest.fixture(scope="session")
-def ddpm_training(hub, ours, flags, home, repository):  # noqa: F811
+def ddpm_training(hub, ours, flags, home, repository):
     """A diffusion model trained and pushed to a private repository, with a token on the command line."""
     hub.users[TOKEN] = "alice"
     words = flags(output_dir=home / "models" / "tiny-ddpm", push_to_hub=True, hub_model_id="alice/pushed-ddpm")
@@ -107,7 +106,7 @@ def ddpm_training(hub, ours, flags, home, repository):  # noqa: F811
 
 
 @pytest.fixture(scope="session")
-def vae_training(hub, ours, flags, home, repository):  # noqa: F811
+def vae_training(hub, ours, flags, home, repository):
     """A VAE trained and to be pushed to a repository of its folder's name, with a token in the environment, at a Hub that failed."""
     hub.users[TOKEN] = "alice"
     fault = hub.fail("POST", "/commit/", status=507)

@@ -1,5 +1,6 @@
 """Model cards: valid metadata, code that works as printed, the run's true facts, and nothing about its machine."""
 
+import ast
 import getpass
 import json
 import re
@@ -13,25 +14,51 @@ import yaml
 from diffusers import DDPMScheduler, UNet2DModel
 from hub_server import card_errors
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
-from hfgen.errors import HfgenError
-from hfgen.hub.card import MARK, refresh_card
+from hfgen.cli.parser import parse_training_config
+from hfgen.core.errors import HfgenError
+from hfgen.families.model import Model
+from hfgen.families.registry import get_family
+from hfgen.hub.card import MARK, refresh_card, render_card, with_repository
+from hfgen.hub.loading import load
 from hfgen.hub.publish import publish_folder
-from hfgen.loading import load_pipeline
-from hfgen.pipelines import UnconditionalDiffusionPipeline
+from hfgen.models import MLPVAE
+from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
+from hfgen.results import TrainingRecord
 from hfgen.schedulers import make_sampler
-from hfgen.trainer.arguments import parse_ddpm_config, parse_vae_config
 from hfgen.trainer.record import command_line
 
+SAMPLES = {
+    "count": 2000,
+    "how": "ddim, 50 steps",
+    "reference": 1000,
+    "features": "digit classifier",
+    "classes": {"names": ["0"], "samples": [1.0], "reference": [1.0]},
+    "seconds_sampling": 3.5,
+    "seconds_measuring": 1.5,
+}
+# as files of before there was a schema_version
 RESULTS = {
+    "kind": "VAE",
     "quantity": "log-likelihood of 8-bit pixels",
+    "likelihood": "categorical",
+    "seconds": 12.5,
     "parameters": 17305,
     "dataset": "mnist",
+    "dataset_fingerprint": "950312ff7c9e7d85",
     "split": "test",
     "images": 500,
     "seed": 3,
+    "environment": {"device": "1 CPU core", "hfgen": "0.1.0"},
+    "samples": SAMPLES,
     "metrics": {
-        "bits_per_dim": {"name": "bits|dim", "mean": 1.234567891, "standard_error": 0.01234, "unit": "bits/dim"},
+        "vlb_total_bits_per_dim": {
+            "name": "bits|dim",
+            "mean": 1.234567891,
+            "standard_error": 0.01234,
+            "unit": "bits/dim",
+        },
         "negative_elbo": {"name": "-ELBO", "mean": 98.76543, "standard_error": 0.5, "unit": "nats/image"},
         "fid": {"name": "FID", "mean": 7.25, "unit": ""},
     },
@@ -52,7 +79,7 @@ def trained(ddpm_training, vae_training, home, tmp_path):
 
 
 def refresh(folder):
-    path = refresh_card(folder, load_pipeline(folder))
+    path = refresh_card(load(folder))
     assert path == folder / "README.md"
     return path.read_text()
 
@@ -109,9 +136,8 @@ def test_measured_results_can_be_read_back(trained):
 
 def test_results_of_samples_alone(trained):
     folder = trained("ddpm")
-    results = {key: value for key, value in RESULTS.items() if key != "quantity"}
+    results = {key: value for key, value in RESULTS.items() if key not in ("quantity", "likelihood", "seconds")}
     results["metrics"] = {"fid": RESULTS["metrics"]["fid"]}
-    results["samples"] = {"count": 2000, "how": "ddim, 50 steps", "reference": 1000}
     (folder / "results.json").write_text(json.dumps(results))
     text = refresh(folder)
     assert "Samples: 2,000 (ddim, 50 steps) against 1,000 images." in text
@@ -178,19 +204,19 @@ def test_a_card_tells_the_run(trained):
 
 
 @pytest.mark.parametrize(
-    ("parse", "words"),
+    ("family", "words"),
     [
-        (parse_ddpm_config, ["--ddpm_num_steps=50", "--ddpm_num_inference_steps=30", "--use_ema=False"]),
-        (parse_ddpm_config, ["--dataset_name=digits", "--max_grad_norm=0", "--learning_rate=3e-05", "--seed=7"]),
-        (parse_vae_config, ["--objective=iw", "--random_flip", "--latent_bound=0", "--image_column=my image"]),
-        (parse_vae_config, ["--dataset_config_name=it's", "--validation_split=a b", "--label_column=$HOME"]),
+        ("ddpm", ["--ddpm_num_steps=50", "--ddpm_num_inference_steps=30", "--use_ema=False"]),
+        ("ddpm", ["--dataset_name=digits", "--max_grad_norm=0", "--learning_rate=3e-05", "--seed=7"]),
+        ("vae", ["--objective=iw", "--random_flip", "--latent_bound=0", "--image_column=my image"]),
+        ("vae", ["--dataset_config_name=it's", "--validation_split=a b", "--label_column=$HOME"]),
     ],
 )
-def test_the_command_on_a_card_is_the_runs(parse, words):
-    config = parse([*words, "--output_dir=here"])
+def test_the_command_on_a_card_is_the_runs(family, words):
+    config = parse_training_config(family, [*words, "--output_dir=here"])
     launcher, script, flags = command_line(config).partition(config.script)
     assert (launcher, script) == ("accelerate launch --quiet ", config.script)
-    assert parse(shlex.split(flags)) == config
+    assert parse_training_config(family, shlex.split(flags)) == config
 
 
 def code(text, language):
@@ -225,7 +251,7 @@ def test_the_code_on_a_card_works_as_printed(hub, ours, stranger, trained, ddpm_
     assert (tmp_path / "work" / "samples.png").is_file()
 
 
-COMMAND = "from hfgen.cli import main\nraise SystemExit(main(arguments[1:]))"
+COMMAND = "from hfgen.cli.main import main\nraise SystemExit(main(arguments[1:]))"
 
 
 def test_hfgens_class_on_the_card_of_a_vae_loads_it(hub, ours, trained):
@@ -328,3 +354,82 @@ def test_a_folder_is_checked_before_its_card_is_written(tmp_path):
     with pytest.raises(HfgenError, match=r"model_index\.json missing"):
         publish_folder(tmp_path, "alice/none")
     assert not list(tmp_path.iterdir())
+
+
+TRAINING = {
+    "command": "accelerate launch --quiet training/train_vae.py --output_dir vae",
+    "dataset": "digits",
+    "train_split": "train",
+    "images": 1617,
+    "image_shape": [1, 8, 8],
+    "held_out": "180 images taken from 'train'",
+    "steps": 100,
+    "epochs": 1.0,
+    "batch_size": 16,
+    "learning_rate": 0.001,
+    "averaged_weights": True,
+    "loss": "negative bound, nats per image",
+    "held_out_loss": 20.5,
+    "seconds": 10.0,
+    "processes": 1,
+    "mixed_precision": "no",
+    "environment": {"device": "1 CPU core", "hfgen": "0.1.0", "torch": "2", "diffusers": "0", "accelerate": "1"},
+}
+
+
+def test_a_model_that_was_never_saved_has_a_card():
+    pipeline = VAEPipeline(MLPVAE(sample_size=8, latent_size=3, hidden_sizes=(16,)))
+    model = Model(family=get_family("vae"), pipeline=pipeline, name="to-be")
+    text = str(render_card(model, training=TrainingRecord.from_json(TRAINING)))
+    assert card_errors(text) == []
+    assert sections(text) == ["Use", "Training", "Limits"]
+    assert 'from_pretrained("to-be", trust_remote_code=True)' in text
+    with pytest.raises(HfgenError, match="to-be has no folder for its card"):
+        refresh_card(model)
+
+
+EVIL = "x\n\n## Owned\n```\n<script>alert(1)</script> [click](http://evil) `code` **bold** _it_ | cell"
+
+
+def test_text_of_the_files_stays_text(vae_folder):
+    folder = vae_folder("text")
+    results, training = json.loads(json.dumps(RESULTS)), dict(TRAINING)
+    plain = refresh_with(folder, results, training, "plain")
+    evil = refresh_with(folder, results, training, EVIL)
+    assert card_errors(evil) == []
+    assert shape(evil) == shape(plain)
+    assert "alert(1)" in evil
+
+
+def refresh_with(folder, results, training, text):
+    """The card with that text wherever a file of JSON has one."""
+    results = results | {"dataset": text, "split": text, "quantity": text}
+    results["samples"] = SAMPLES | {"how": text}
+    results["metrics"] = {key: metric | {"name": text} for key, metric in results["metrics"].items()}
+    training = training | dict.fromkeys(("command", "train_split", "held_out", "loss", "mixed_precision"), text)
+    training |= {"dataset": f"a/{text}", "environment": dict.fromkeys(TRAINING["environment"], text)}
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "training.json").write_text(json.dumps(training))
+    return refresh(folder)
+
+
+def shape(text):
+    """The elements of a card's Markdown, by a parser of CommonMark and tables."""
+    tokens = MarkdownIt().enable("table").parse(text.split("---\n", 2)[2])
+    flat = [part for token in tokens for part in [token, *(token.children or [])]]
+    return [token.type for token in flat if token.type != "text"]
+
+
+@pytest.mark.parametrize("name", ['a"b', "it's", "a b", "$(touch x)", "back`tick", "a\\b", "<b>", "ünï"])
+def test_a_folder_of_any_name(vae_folder, tmp_path, monkeypatch, name):
+    folder = vae_folder("named").rename(tmp_path / name)
+    text = refresh(folder)
+    assert card_errors(text) == []
+    (words,) = [shlex.split(line) for line in code(text, "sh")[0].splitlines()]
+    assert words == ["hfgen", "sample", name, "--out", "samples.png"]
+    named = re.findall(r'from_pretrained\(("(?:[^"\\]|\\.)*")', text)
+    assert [ast.literal_eval(literal) for literal in named] == [name, name]
+    pushed = with_repository(text, name, "alice/model")
+    assert name not in pushed.replace(f"# {name}", "")
+    assert pushed.count("alice/model") == 3
+    assert "\n# model\n" in pushed

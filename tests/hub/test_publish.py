@@ -181,11 +181,14 @@ def test_training_state_and_hidden_files_stay(hub, ours, vae_folder):
         (folder / name).write_bytes(b"not yours")
     for name in ("samples.png", "loss.png", "notes.txt"):
         (folder / name).write_bytes(b"yours")
-    ours.hfgen("publish", folder, "alice/trained").check()
+    done = ours.hfgen("publish", folder, "alice/trained", "--include", "notes.txt").check()
     assert remote(hub, "alice/trained").keys() == VAE_FILES | {"samples.png", "loss.png", "notes.txt"}
+    assert done.out.splitlines()[1:] == [
+        "left here: checkpoint-4/, history.jsonl, logs/, samples/; name them with --include PATTERN to push them too"
+    ]
 
 
-@pytest.mark.parametrize("name", ["vae/model.bin", "a.ckpt", "a.npy", "unet/a.pt", "a.pkl", "a.PTH", "a.joblib"])
+@pytest.mark.parametrize("name", ["vae/model.bin", "a.ckpt", "a.npy", "vae/a.pt", "a.pkl", "a.PTH", "a.joblib"])
 def test_pickled_weights_are_refused(hub, ours, vae_folder, name):
     folder = vae_folder("pickled")
     (folder / name).parent.mkdir(exist_ok=True)
@@ -282,3 +285,52 @@ def test_folders_that_are_no_pipelines(ours, tmp_path):
     assert f"{tmp_path / 'nowhere'} is no folder: pass that of a pipeline" in message
     message = ours.hfgen("publish", tmp_path, "alice/nothing").refusal()
     assert "is not a diffusion or VAE pipeline, model_index.json missing" in message
+
+
+def test_what_is_not_the_pipelines_stays_unless_it_is_named(hub, ours, vae_folder, tmp_path):
+    folder = vae_folder("cluttered")
+    names = [f"{i}.log" for i in range(12)]
+    for name in (*names, "wandb/run.log", "backup/checkpoint-4/optimizer.bin", "curves/a.csv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("not yours")
+    done = ours.hfgen("publish", folder, "alice/cluttered", "--include", "curves", "--include", "1?.log").check()
+    assert remote(hub, "alice/cluttered").keys() == VAE_FILES | {"curves/a.csv", "10.log", "11.log"}
+    told = "0.log, 1.log, 2.log, 3.log, 4.log, 5.log, 6.log, 7.log, 8.log, 9.log and 2 more"
+    assert f"left here: {told}; name them with --include PATTERN" in done.out
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "include", "message"),
+    [
+        ("results.txt", "hf_alice", ["results.txt"], "results.txt holds your token for the Hub, and is not pushed"),
+        (
+            "README.md",
+            f"---\nlicense: mit\n---\n\nAKIA{'A7' * 8}\n",
+            [],
+            "README.md holds what looks like a secret key",
+        ),
+        ("vae/modeling_hfgen_vae.py", "import torch\n", [], "vae/modeling_hfgen_vae.py differs from this hfgen's"),
+        ("link.txt", None, ["*.txt"], "has links to what is not a file in it (link.txt)"),
+        ("a.txt", "x", ["b.txt"], "--include b.txt: "),
+    ],
+)
+def test_what_nobody_should_have_is_refused_before_anything_is_made(
+    hub, ours, vae_folder, name, text, include, message
+):
+    folder = vae_folder("private-things")
+    if text is None:
+        (folder / name).symlink_to(folder.parent)
+    else:
+        (folder / name).write_text(text)
+    hub.requests.clear()
+    flags = [word for pattern in include for word in ("--include", pattern)]
+    assert message in ours.hfgen("publish", folder, "alice/private-things", *flags).refusal()
+    assert hub.requests == []
+    assert "alice/private-things" not in hub.repositories
+
+
+def test_the_title_of_a_generated_card_is_the_repositorys(hub, ours, vae_folder):
+    folder = vae_folder("run-17")
+    ours.hfgen("publish", folder, "alice/digits-vae").check()
+    assert "\n# digits-vae\n" in remote(hub, "alice/digits-vae")["README.md"].decode()
+    assert "\n# run-17\n" in (folder / "README.md").read_text()

@@ -76,7 +76,7 @@ def test_a_stranger_loads_a_snapshot_offline(hub, ours, stranger, vae_folder, tm
 
 OFFLINE_COMMANDS = """
 import sys
-from hfgen.cli import main
+from hfgen.cli.main import main
 
 print(main(["sample", "alice/cached", "--out", "offline.png"]))
 print(main(["sample", "alice/cached", "--revision", sys.argv[1], "--out", "pinned.png"]))

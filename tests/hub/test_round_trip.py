@@ -149,13 +149,13 @@ def test_pipelines_with_code_are_refused_without_trust(author, stranger):
 
 
 CLASSES = """
+from hfgen.hub.loading import load
 from hfgen.models import MLPVAE, ConvVAE
 from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
-from hfgen.loading import load_pipeline
 
 kinds = {"mlp-pushed": VAEPipeline, "conv-both": VAEPipeline, "ddpm-pushed": UnconditionalDiffusionPipeline}
 for name, kind in kinds.items():
-    one, other = kind.from_pretrained(f"alice/{name}"), load_pipeline(f"alice/{name}")
+    one, other = kind.from_pretrained(f"alice/{name}"), load(f"alice/{name}").pipeline
     assert type(one) is type(other) is kind
     answer[name] = [draw(one), draw(other)]
 vae = MLPVAE.from_pretrained("alice/mlp-pushed", subfolder="vae")
@@ -233,13 +233,13 @@ for kind, where in ((DiffusionPipeline, {}), (AutoModel, {"subfolder": "vae"})):
         answer[kind.__name__] = "refused"
 """
 WITH_HFGEN = """
-from hfgen.loading import load_pipeline
+from hfgen.hub.loading import load
 from hfgen.models import MLPVAE
 from hfgen.pipelines import VAEPipeline
 
 for flags in ({}, {"trust_remote_code": True}):
     assert type(VAEPipeline.from_pretrained("alice/poisoned", **flags).vae) is MLPVAE
-assert type(load_pipeline("alice/poisoned").vae) is MLPVAE
+assert type(load("alice/poisoned").pipeline.vae) is MLPVAE
 assert type(MLPVAE.from_pretrained("alice/poisoned", subfolder="vae")) is MLPVAE
 """
 WITH_TRUST = """

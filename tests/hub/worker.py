@@ -32,6 +32,7 @@ def perform(task: dict) -> dict:
 
 def execute(task: dict, answer) -> int:
     os.environ.update(task["variables"])
+    sys.argv = ["-c", *task["arguments"]]
     values = {"__name__": "__main__", "arguments": task["arguments"], "answer": {}}
     try:
         exec(task["code"], values)

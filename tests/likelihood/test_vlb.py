@@ -9,14 +9,16 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
-from hfgen.data.images import ImagesInMemory
-from hfgen.data.order import Stream, seeded
-from hfgen.errors import HfgenError
-from hfgen.likelihood import DiffusionProcess, Estimate, exact_vlb, sampled_vlb
+from hfgen.core.errors import HfgenError
+from hfgen.core.random import Stream, seeded
+from hfgen.core.resume import Resumable
+from hfgen.data.evaluation_images import load_evaluation_images
+from hfgen.data.loading import ImagesInMemory
+from hfgen.likelihood import Estimate, exact_vlb, sampled_vlb
 from hfgen.likelihood import sampled as sampled_module
 from hfgen.likelihood.sampled import _History, _rows, stratified_times
 from hfgen.likelihood.vlb import prior_kl
-from hfgen.resume import Resumable
+from hfgen.schedulers import LinearDDPMScheduler, reverse_process
 
 EVERY_FIELD = ("total", "prior", "diffusion", "reconstruction")
 
@@ -78,7 +80,7 @@ def pictures(count, shape=(1, 2, 2), seed=0):
 
 
 def process_of(steps, **config):
-    return DiffusionProcess.from_scheduler(DDPMScheduler(steps, 0.02, 0.6, **config))
+    return reverse_process(DDPMScheduler(steps, 0.02, 0.6, **config))
 
 
 def in_range(images):
@@ -114,7 +116,7 @@ class TestExact:
             for t in range(self.STEPS):
                 noise = torch.randn(1, 2, 2, generator=generator)
                 terms[i, t] = process.terms(model, x_0[i : i + 1], noise[None], torch.tensor([t])).item()
-        prior = process.prior_kl(x_0)
+        prior = process.forward.prior_kl(x_0)
         close = {"rtol": 1e-6, "atol": 1e-9}
         torch.testing.assert_close(bound.steps, terms.mean(0), **close)
         torch.testing.assert_close(bound.steps_error, terms.std(0) / 3, **close)
@@ -145,14 +147,16 @@ class TestExact:
 
     def test_other_seeds_are_other_noise(self):
         images, process, model = pictures(8), process_of(self.STEPS), Predictor(crooked)
-        assert len({exact_vlb(model, process, images, seed).total.mean for seed in range(4)}) == 4
+        assert len({exact_vlb(model, process, images, seed=seed).total.mean for seed in range(4)}) == 4
 
     def test_errors_that_are_known(self):
         """A network that puts out 0 for eps: ||mu~ - mu||^2 is chi-square, whose variance is 2 D; of 3,000 images
         the deviation is known to 1 / sqrt(2 * 3000) = 1.3 %, more by the chi-square's kurtosis."""
         process, images = process_of(8), pictures(3000)
         bound = exact_vlb(Predictor(nothing), process, images, batch_size=4000)
-        ratio = (process.snr_weight() * (1 - process.alpha_bar[1:]) / process.alpha_bar[1:]).numpy()
+        ratio = (
+            process.forward.snr_weight() * (1 - process.forward.alpha_bar[1:]) / process.forward.alpha_bar[1:]
+        ).numpy()
         assert bound.diffusion.mean == pytest.approx(4 * ratio.sum(), rel=0.02)
         assert bound.diffusion.standard_error == pytest.approx(math.sqrt(2 * 4 * (ratio**2).sum() / 3000), rel=0.08)
         expected = np.sqrt(2 * 4 / 3000) * ratio
@@ -162,7 +166,7 @@ class TestExact:
         """A network that puts out 0 for x_0: L_{t-1} is ||x_0||^2 times a number, whatever the noise."""
         process, images = process_of(8, prediction_type="sample"), pictures(50)
         bound = exact_vlb(Predictor(nothing), process, images)
-        square = in_range(images).square().flatten(1).sum(1) * process.snr_weight().sum()
+        square = in_range(images).square().flatten(1).sum(1) * process.forward.snr_weight().sum()
         assert bound.diffusion.mean == pytest.approx(square.mean().item(), rel=1e-6)
         assert bound.diffusion.standard_error == pytest.approx(square.std().item() / 50**0.5, rel=1e-6)
 
@@ -171,10 +175,17 @@ class TestExact:
         monkeypatch.setattr("hfgen.likelihood.exact.SAVE_SECONDS", -1)
         images, process = pictures(11), process_of(self.STEPS)
         whole = Predictor(crooked)
-        expected = exact_vlb(whole, process, images, 5, batch_size)
+        expected = exact_vlb(whole, process, images, seed=5, batch_size=batch_size)
 
         def run(model):
-            return exact_vlb(model, process, images, 5, batch_size, Resumable(tmp_path / "work", {"seed": 5}))
+            return exact_vlb(
+                model,
+                process,
+                images,
+                seed=5,
+                batch_size=batch_size,
+                resumable=Resumable(tmp_path / "work", {"seed": 5}),
+            )
 
         first = FallsOver(crooked, 40)
         with pytest.raises(KeyboardInterrupt):
@@ -241,7 +252,7 @@ def truth(process, images):
 
 
 def estimates(seeds, process, images, evaluations=100, function=crooked):
-    bounds = [sampled_vlb(Predictor(function), process, images, evaluations, seed) for seed in seeds]
+    bounds = [sampled_vlb(Predictor(function), process, images, evaluations=evaluations, seed=seed) for seed in seeds]
     return {
         name: torch.tensor([getattr(bound, name) for bound in bounds], dtype=torch.float64)
         for name in ("total", "diffusion", "reconstruction")
@@ -269,7 +280,7 @@ class TestSampled:
         expected = {
             "reconstruction": terms[0],
             "diffusion": terms[1:].sum(),
-            "total": terms.sum() + prior_kl(process, THREE).mean(),
+            "total": terms.sum() + prior_kl(process.forward, THREE).mean(),
         }
         for name, value in expected.items():
             assert abs(z_score(found[name][:, 0], value)) < 4, name
@@ -298,7 +309,7 @@ class TestSampled:
         """On many pixels and images, within both errors."""
         images, process = pictures(40, (1, 4, 4)), process_of(30)
         exact = exact_vlb(Predictor(crooked), process, images)
-        found = sampled_vlb(Predictor(crooked), process, images, 6000)
+        found = sampled_vlb(Predictor(crooked), process, images, evaluations=6000)
         for name in ("total", "diffusion", "reconstruction"):
             a, b = getattr(exact, name), getattr(found, name)
             assert abs(a.mean - b.mean) < 4 * math.hypot(a.standard_error, b.standard_error), name
@@ -314,15 +325,15 @@ class TestSampled:
     def test_the_first_term_is_drawn_as_often_as_it_counts(self):
         """L_0 is most of this bound, and 1 of 200 steps."""
         images = pictures(20)
-        process = DiffusionProcess.from_scheduler(DDPMScheduler(200))
-        bound = sampled_vlb(Predictor(nothing), process, images, 2000)
+        process = reverse_process(DDPMScheduler(200))
+        bound = sampled_vlb(Predictor(nothing), process, images, evaluations=2000)
         share = bound.reconstruction.mean / bound.total.mean
         assert bound.draws[0] > 0.1 * share * 2000
         assert bound.draws[0] > 20 * bound.draws[100]
 
     def test_importance_sampling_beats_uniform_times(self, monkeypatch):
         """Of 200 terms the first few are nearly all; the same strata with equal mass for each t."""
-        images, process = pictures(5), DiffusionProcess.from_scheduler(DDPMScheduler(200))
+        images, process = pictures(5), reverse_process(DDPMScheduler(200))
         by_history = estimates(range(16), process, images, 400)["total"]
         monkeypatch.setattr(_History, "probability", lambda self: torch.full((200,), 1 / 200, dtype=torch.float64))
         uniform = estimates(range(16), process, images, 400)["total"]
@@ -333,7 +344,9 @@ class TestSampled:
     def test_more_evaluations_lower_the_error(self):
         images, process = pictures(10), process_of(20)
         few, many = (
-            torch.tensor([sampled_vlb(Predictor(crooked), process, images, n, s).total[1] for s in range(4)]).mean()
+            torch.tensor(
+                [sampled_vlb(Predictor(crooked), process, images, evaluations=n, seed=s).total[1] for s in range(4)]
+            ).mean()
             for n in (200, 3200)
         )
         # by a factor of 4, and more while the history is short; a round's spread is known to 16 %, of 4 of them to 8 %
@@ -343,23 +356,27 @@ class TestSampled:
     def test_any_batch_size(self, batch_size):
         images, process = pictures(7), process_of(9)
         assert_same(
-            sampled_vlb(Predictor(crooked), process, images, 300, 4, batch_size),
-            sampled_vlb(Predictor(crooked), process, images, 300, 4),
+            sampled_vlb(Predictor(crooked), process, images, evaluations=300, seed=4, batch_size=batch_size),
+            sampled_vlb(Predictor(crooked), process, images, evaluations=300, seed=4),
             1e-9,
         )
 
     def test_other_seeds_are_other_draws(self):
         images, process = pictures(7), process_of(9)
-        totals = {sampled_vlb(Predictor(crooked), process, images, 100, seed).total.mean for seed in range(5)}
+        totals = {
+            sampled_vlb(Predictor(crooked), process, images, evaluations=100, seed=seed).total.mean for seed in range(5)
+        }
         assert len(totals) == 5
 
     @pytest.mark.parametrize("after", [3, 16, 200, 290])
     def test_broken_off_and_gone_on(self, after, tmp_path):
         images, process = pictures(7), process_of(9)
-        expected = sampled_vlb(Predictor(crooked), process, images, 300, 2)
+        expected = sampled_vlb(Predictor(crooked), process, images, evaluations=300, seed=2)
 
         def run(model):
-            return sampled_vlb(model, process, images, 300, 2, resumable=Resumable(tmp_path / "work", {"seed": 2}))
+            return sampled_vlb(
+                model, process, images, evaluations=300, seed=2, resumable=Resumable(tmp_path / "work", {"seed": 2})
+            )
 
         with pytest.raises(KeyboardInterrupt):
             run(FallsOver(crooked, after))
@@ -371,21 +388,21 @@ class TestSampled:
     def test_a_device_with_little_memory(self):
         images, process = pictures(7), process_of(9)
         small = SmallDevice(crooked, 3)
-        found = sampled_vlb(small, process, images, 500)
-        assert_same(found, sampled_vlb(Predictor(crooked), process, images, 500), 1e-9)
+        found = sampled_vlb(small, process, images, evaluations=500)
+        assert_same(found, sampled_vlb(Predictor(crooked), process, images, evaluations=500), 1e-9)
         assert small.largest == 3
 
     @pytest.mark.parametrize(("count", "evaluations"), [(1, 100), (2, 1000), (260, 100), (33, 101)])
     def test_any_number_of_images(self, count, evaluations):
         model, images = Predictor(crooked), pictures(count)
-        bound = sampled_vlb(model, process_of(9), images, evaluations)
+        bound = sampled_vlb(model, process_of(9), images, evaluations=evaluations)
         assert model.calls == bound.evaluations == bound.draws.sum() == evaluations
         assert bound.images == count
         assert math.isfinite(bound.total.mean)
 
     def test_few_evaluations_are_refused(self):
         with pytest.raises(HfgenError, match=r"^evaluations=99: use 100 or more"):
-            sampled_vlb(Predictor(crooked), process_of(3), pictures(2), 99)
+            sampled_vlb(Predictor(crooked), process_of(3), pictures(2), evaluations=99)
 
 
 @pytest.mark.parametrize("bound", [exact_vlb, sampled_vlb])
@@ -420,7 +437,7 @@ def test_a_place_in_the_order_has_the_right_distribution():
 
 @pytest.mark.parametrize("count", [1, 3, 50, 1000])
 def test_images_are_taken_in_turn(count):
-    rows = torch.cat([_rows(count, first, first + 37, 0) for first in range(0, 370, 37)])
+    rows = torch.cat([_rows(count, first=first, end=first + 37, seed=0) for first in range(0, 370, 37)])
     taken = torch.bincount(rows, minlength=count)
     assert taken.max() - taken.min() <= 1
     assert taken.sum() == 370
@@ -428,7 +445,7 @@ def test_images_are_taken_in_turn(count):
         assert len(cycle.unique()) == len(cycle)
     if count > 3:
         assert not torch.equal(rows[:count], torch.arange(len(rows[:count])))
-        assert not torch.equal(rows, torch.cat([_rows(count, 0, 370, 1)]))
+        assert not torch.equal(rows, torch.cat([_rows(count, first=0, end=370, seed=1)]))
 
 
 def test_every_time_keeps_a_share_of_the_draws():
@@ -450,3 +467,19 @@ def test_every_time_keeps_a_share_of_the_draws():
 def test_bits_per_dimension():
     bound = exact_vlb(Predictor(crooked), process_of(3), pictures(2, (1, 1, 1)))
     assert bound.bits_per_dim(Estimate(math.log(2), 2 * math.log(2))) == pytest.approx((1.0, 2.0))
+
+
+def test_the_prior_term_on_mnist(mnist_path):
+    images = load_evaluation_images(
+        mnist_path, "test", shape=(1, 28, 28), device=torch.device("cpu"), max_images=1000
+    ).images
+    nats = prior_kl(LinearDDPMScheduler().process, images).mean().item()
+    assert nats / (784 * math.log(2)) == pytest.approx(2.7e-5, abs=0.05e-5)
+
+
+@pytest.mark.parametrize("bound", [exact_vlb, sampled_vlb])
+def test_a_network_of_other_channels_is_refused(bound):
+    process = process_of(3, variance_type="learned_range")
+    with pytest.raises(HfgenError, match=r"puts out 1 channels .*'learned_range' needs 2: set") as caught:
+        bound(Predictor(crooked), process, pictures(2))
+    assert "\n" not in str(caught.value)

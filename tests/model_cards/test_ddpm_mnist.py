@@ -13,18 +13,17 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
-from hfgen.loading import load_pipeline
-from hfgen.sampling import generate
-from hfgen.schedulers import make_sampler
+from hfgen.configs.sampling import SamplingConfig
+from hfgen.hub.loading import load
+from hfgen.sampling.sample import sample_model
 
 CARD = Path(__file__).parents[2] / "model_cards" / "ddpm-mnist"
 
 
 @pytest.fixture(scope="module")
 def samples():
-    pipeline = load_pipeline(CARD)
-    pipeline.scheduler = make_sampler("dpmsolver++", pipeline.scheduler)
-    return generate(pipeline, num_images=64, num_inference_steps=20, seed=0).images
+    options = {"scheduler": "dpmsolver++", "steps": 20}
+    return sample_model(load(CARD), SamplingConfig(num_images=64, seed=0, options=options)).images
 
 
 def test_folder_is_a_stock_repository_of_at_most_3_mb():
@@ -46,6 +45,7 @@ def test_card_and_configs_tell_what_is_true_and_no_path():
     assert min(Image.open(CARD / "samples.png").size) >= 8 * 28
 
 
+@pytest.mark.slow
 def test_samples_have_the_ink_of_mnist(samples):
     """MNIST's mean is 0.1307; that of 64 images varies by 0.005 (one image: 0.04)."""
     ink = samples.float().div(255)
@@ -53,6 +53,7 @@ def test_samples_have_the_ink_of_mnist(samples):
     assert ink[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].max() < 0.1
 
 
+@pytest.mark.slow
 def test_samples_are_digits_of_all_classes_as_near_to_training_images_as_test_images_are(samples, mnist_path):
     """Nearest of 10,000 training images: a digit never seen lies at some distance, a sample may lie 15 % further."""
     data = load_dataset(mnist_path)

@@ -9,7 +9,7 @@ import pytest
 from hub_server import card_errors
 
 from hfgen.hub.card import refresh_card
-from hfgen.loading import load_pipeline
+from hfgen.hub.loading import load
 
 FOLDERS = sorted(path for path in (Path(__file__).parents[2] / "model_cards").iterdir() if path.is_dir())
 CHECK = """
@@ -59,7 +59,7 @@ def test_a_stranger_runs_the_cards_code_after_a_push(hub, ours, stranger, folder
 @folders
 def test_cards_are_up_to_date(folder, copy):
     """With the results file, if there is one: pushing then leaves a card as it stands."""
-    path = refresh_card(copy(folder), load_pipeline(folder))
+    path = refresh_card(load(copy(folder)))
     assert path.read_bytes() == (folder / "README.md").read_bytes()
 
 

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +13,9 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import hfgen.models.modeling_hfgen_vae as modeling
 import hfgen.pipelines.pipeline_hfgen_vae as pipeline_code
-from hfgen.evaluation.images import load_evaluation_images
+from hfgen.data.evaluation_images import load_evaluation_images
+from hfgen.hub.loading import load
 from hfgen.likelihood import vae_bounds
-from hfgen.loading import load_vae_pipeline
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 NAMES = ["vae-mnist-2d", "vae-mnist-50d", "vae-mnist-50d-iw", "vae-mnist-8bit", "vae-mnist-grey"]
@@ -25,7 +23,6 @@ PICTURES = {"samples.png", "reconstructions.png", "interpolations.png", "latents
 
 STRANGER = """
 import sys
-sys.modules["hfgen"] = None
 import torch
 from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
@@ -58,12 +55,10 @@ def test_folder_is_a_repository_with_code_of_at_most_3_mb(name):
     assert (folder / "vae" / "modeling_hfgen_vae.py").read_text() == Path(modeling.__file__).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_stranger_loads_it(name, tmp_path):
-    environment = {"HF_HOME": str(tmp_path), "HF_MODULES_CACHE": str(tmp_path / "modules"), "PATH": ""}
-    command = [sys.executable, "-c", STRANGER, str(CARDS / name)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_a_stranger_loads_it(name, stranger):
+    stranger.run(STRANGER, CARDS / name, token=None).check()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,17 +87,18 @@ def test_grey_pixels_are_a_pseudo_likelihood_under_100_nats():
     recorded = results("vae-mnist-grey")
     assert recorded["quantity"].startswith("pseudo")
     assert recorded["parameters"] <= 400_000
-    assert load_vae_pipeline(CARDS / "vae-mnist-grey").vae.config.latent_size == 32
+    assert load(CARDS / "vae-mnist-grey").module.config.latent_size == 32
     assert metric("vae-mnist-grey", "negative_elbo") < 100
     assert "NLL" not in json.dumps(recorded).replace("not an NLL", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_recorded_bound_is_that_of_the_weights(name, mnist_path):
     """With one sample for each of the 10,000 images, binarised as recorded: a few images unlike the training's vary by hundreds
     of nats with z, so that the mean may differ by two of its standard errors. Other weights differ by more nats than that."""
-    vae = load_vae_pipeline(CARDS / name).vae.eval()
-    images = load_evaluation_images(mnist_path, "test", 1, 28, torch.device("cpu")).images
+    vae = load(CARDS / name).module.eval()
+    images = load_evaluation_images(mnist_path, "test", shape=(1, 28, 28), device=torch.device("cpu")).images
     recorded = results(name)["metrics"]["negative_elbo"]
     bounds = vae_bounds(vae, images, num_samples=1, seed=results(name)["seed"], batch_size=500)
     assert bounds.mean("kl") == pytest.approx(metric(name, "kl"), abs=0.05)
@@ -110,10 +106,11 @@ def test_recorded_bound_is_that_of_the_weights(name, mnist_path):
     assert metric(name, "negative_iw_bound") < bounds.mean("negative_elbo")
 
 
+@pytest.mark.slow
 def test_manifold_of_two_latents_shows_all_ten_digits(mnist_path):
     train = load_dataset(mnist_path)["train"].select(range(10_000))
     pixels = np.stack([np.asarray(image) for image in train["image"]]).reshape(10_000, -1) / 255
-    images = load_vae_pipeline(CARDS / "vae-mnist-2d").manifold(20, output_type="np").images.reshape(400, -1)
+    images = load(CARDS / "vae-mnist-2d").pipeline.manifold(20, output_type="np").images.reshape(400, -1)
     predicted = KNeighborsClassifier(5).fit(pixels, train["label"]).predict(images)
     counts = np.bincount(predicted, minlength=10)
     assert counts.min() >= 3, counts

@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import Attention
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
 
-from hfgen.errors import HfgenError
+from hfgen.core.errors import HfgenError
 from hfgen.models import UNET_PRESETS, build_unet, load_unet_config
 from hfgen.models.noise_predictor import fourier_table
 

@@ -3,14 +3,14 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from hfgen.likelihood import DiffusionProcess
-from hfgen.objectives import SimpleLoss, weights
-from hfgen.objectives.diffusion import DiffusionLoss
-from hfgen.schedulers import LinearDDPMScheduler
+from hfgen.objectives import DiffusionLoss, UniformTimes, weights
+from hfgen.process import PARAMETERIZATIONS, GaussianProcess, ReverseProcess
+from hfgen.schedulers import LinearDDPMScheduler, reverse_process
 
 STEPS = 40
 PREDICTIONS = ["epsilon", "sample", "v_prediction", "mu"]
@@ -25,7 +25,15 @@ predictions = pytest.mark.parametrize("prediction", PREDICTIONS)
 
 
 def process_of(schedule, prediction="epsilon", variance="fixed_small"):
-    return DiffusionProcess(BETAS[schedule], prediction, variance)
+    return made(BETAS[schedule], prediction, variance)
+
+
+def made(betas, prediction, variance):
+    return ReverseProcess(
+        forward=GaussianProcess.from_betas(betas),
+        parameterization=PARAMETERIZATIONS[prediction],
+        variance_type=variance,
+    )
 
 
 def drawn(seed=0, dtype=torch.float64, scale=1.0):
@@ -42,26 +50,103 @@ def column(values):
 
 def as_prediction(process, x_0_hat, x_t):
     """The prediction that says x_0_hat, for x_t of every t, by the definitions of the four."""
-    signal, sigma = column(process.alpha_bar.sqrt()), column((1 - process.alpha_bar).sqrt())
+    signal, sigma = column(process.forward.alpha_bar.sqrt()), column((1 - process.forward.alpha_bar).sqrt())
     epsilon = (x_t - signal * x_0_hat) / sigma
-    beta, before, alpha_bar = (column(v) for v in (process.beta, process.alpha_bar_prev, process.alpha_bar))
+    beta, before, alpha_bar = (
+        column(v) for v in (process.forward.beta, process.forward.alpha_bar_prev, process.forward.alpha_bar)
+    )
     mu = (before.sqrt() * beta * x_0_hat + (1 - beta).sqrt() * (1 - before) * x_t) / (1 - alpha_bar)
     return {
         "epsilon": epsilon,
         "sample": x_0_hat,
         "v_prediction": signal * epsilon - sigma * x_0_hat,
         "mu": mu,
-    }[process.prediction_type]
+    }[process.parameterization.prediction_type]
 
 
-def test_the_defaults_are_the_simple_loss():
+def simple_loss(num_steps):
+    """L_simple, algorithm 1 of Ho et al. 2020: what a training has by default."""
+    scheduler = LinearDDPMScheduler(num_steps)
+    process = reverse_process(scheduler)
+    return DiffusionLoss(process, weights.simple(process)), scheduler
+
+
+def test_the_defaults_are_l_simple_at_the_schedulers_x_t():
     x_0, noise, output, _, timesteps = drawn(dtype=torch.float32)
-    scheduler = LinearDDPMScheduler(STEPS)
-    process = DiffusionProcess.from_scheduler(scheduler)
-    loss = DiffusionLoss(process, weights.simple(process))
-    expected = SimpleLoss(scheduler)(lambda *_, **__: (output,), x_0, noise, (timesteps + 0.5) / STEPS)
+    loss, scheduler = simple_loss(STEPS)
+    expected = (noise - output).square().mean((1, 2, 3))
     assert torch.allclose(loss(output, x_0, noise, timesteps), expected, rtol=1e-6)
-    assert torch.equal(loss.noisy(x_0, noise, timesteps), scheduler.add_noise(x_0, noise, timesteps))
+    assert torch.equal(loss.add_noise(x_0, noise, timesteps), scheduler.add_noise(x_0, noise, timesteps))
+
+
+DATA_STD = 0.5
+
+
+def alpha_bar_in_numpy(num_steps):
+    return np.cumprod(1 - np.linspace(0.1 / num_steps, 20 / num_steps, num_steps))
+
+
+def least_loss(num_steps):
+    """Per step, the variance of eps given x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps, x_0 ~ N(0, s^2).
+
+    eps and x_t are jointly Gaussian: 1 - cov^2 / var(x_t), with cov = sqrt(1 - alpha_bar).
+    """
+    alpha_bar = alpha_bar_in_numpy(num_steps)
+    return 1 - (1 - alpha_bar) / (alpha_bar * DATA_STD**2 + 1 - alpha_bar)
+
+
+def ideal_epsilon(x_t, timesteps, num_steps):
+    """E[eps | x_t] for x_0 ~ N(0, s^2): linear in x_t."""
+    alpha_bar = alpha_bar_in_numpy(num_steps)
+    slope = np.sqrt(1 - alpha_bar) / (alpha_bar * DATA_STD**2 + 1 - alpha_bar)
+    return torch.from_numpy(slope).float()[timesteps][:, None, None, None] * x_t
+
+
+def losses_of_the_ideal(timesteps, seed, num_steps=100):
+    generator = torch.Generator().manual_seed(seed)
+    x_0 = DATA_STD * torch.randn(len(timesteps), 3, 8, 8, generator=generator)
+    noise = torch.randn(x_0.shape, generator=generator)
+    loss, _ = simple_loss(num_steps)
+    output = ideal_epsilon(loss.add_noise(x_0, noise, timesteps), timesteps, num_steps)
+    return loss(output, x_0, noise, timesteps)
+
+
+@pytest.mark.parametrize("timestep", [0, 1, 10, 50, 98, 99])
+def test_ideal_predictor_has_the_least_loss_at_each_step(timestep):
+    losses = losses_of_the_ideal(torch.full((500,), timestep), seed=timestep)
+    assert losses.shape == (500,)
+    least = least_loss(100)[timestep]
+    # 96,000 squares of Gaussian residuals, each with a standard deviation of sqrt(2) times its mean; 5 standard errors
+    assert abs(losses.mean().item() - least) < 5 * least * np.sqrt(2 / (500 * 192))
+
+
+def test_expected_loss_over_all_steps():
+    uniform = (torch.arange(1000) + 0.5) / 1000
+    timesteps, _ = UniformTimes(100).sample(uniform, uniform)
+    losses = losses_of_the_ideal(timesteps, seed=0)
+    # as above; at each step 10 images of 192 pixels, so the mean's variance is that of the steps' variances
+    standard_error = np.sqrt(2 * np.square(least_loss(100)).mean() / (1000 * 192))
+    assert abs(losses.mean().item() - least_loss(100).mean()) < 5 * standard_error
+
+
+def test_loss_is_the_mean_square_over_the_pixels_of_each_image():
+    generator = torch.Generator().manual_seed(0)
+    x_0, noise = torch.randn(2, 2, 3, 8, 8, generator=generator)
+    loss, _ = simple_loss(100)
+    losses = loss(torch.zeros_like(noise, dtype=torch.bfloat16), x_0, noise, torch.tensor([3, 70]))
+    assert losses.dtype == torch.float32
+    # float32 sums of 192 squares, weighted by a float32 1
+    np.testing.assert_allclose(losses, np.square(noise.double().numpy()).mean(axis=(1, 2, 3)), rtol=1e-5)
+
+
+def test_it_keeps_no_state_and_its_tables_in_float64():
+    loss, _ = simple_loss(STEPS)
+    assert not loss.state_dict()
+    assert not list(loss.parameters())
+    assert loss.weight.dtype == torch.float32
+    moved = loss.to("meta")
+    assert moved.weight.device.type == moved.process.forward.alpha_bar.device.type == "meta"
+    assert moved.process.forward.alpha_bar.dtype == torch.float64
 
 
 @schedules
@@ -70,15 +155,15 @@ def test_the_defaults_are_the_simple_loss():
 def test_vlb_weights_give_the_terms_of_the_bound_whatever_is_predicted(schedule, prediction, variance):
     x_0, noise, guess, _, timesteps = drawn()
     process = process_of(schedule, prediction, variance)
-    output = as_prediction(process, guess, process.add_noise(x_0, noise, timesteps))
+    output = as_prediction(process, guess, process.forward.add_noise(x_0, noise, timesteps))
     found = DiffusionLoss(process, weights.vlb(process))(output, x_0, noise, timesteps)
     terms = STEPS / D * process.terms_of_output(output, x_0, noise, timesteps)
-    ratio = process.beta_tilde / process.beta if variance == "fixed_large" else torch.ones(STEPS)
+    ratio = process.forward.beta_tilde / process.forward.beta if variance == "fixed_large" else torch.ones(STEPS)
     constant = STEPS / 2 * (ratio - 1 - ratio.log())
     # weights are kept in float32
     assert torch.allclose(found[1:], (terms - constant)[1:], rtol=1e-5)
     # at t = 1 it is the Gaussian density: ||x_0 - x_0_hat||^2 / (2 sigma^2), with the sigma of t = 2
-    sigma2 = process.beta_tilde[1].item()
+    sigma2 = process.forward.beta_tilde[1].item()
     assert found[0].item() == pytest.approx(STEPS * ((x_0 - guess)[0] ** 2).mean().item() / (2 * sigma2), rel=1e-5)
 
 
@@ -87,7 +172,7 @@ def test_vlb_weights_give_the_terms_of_the_bound_whatever_is_predicted(schedule,
 def test_snr_weights_are_l_simple_whatever_is_predicted(schedule, prediction):
     x_0, noise, guess, _, timesteps = drawn()
     process = process_of(schedule, prediction)
-    x_t = process.add_noise(x_0, noise, timesteps)
+    x_t = process.forward.add_noise(x_0, noise, timesteps)
     epsilon = as_prediction(process_of(schedule), guess, x_t)
     found = DiffusionLoss(process, weights.snr(process))(as_prediction(process, guess, x_t), x_0, noise, timesteps)
     assert torch.allclose(found, (epsilon - noise).square().mean((1, 2, 3)), rtol=1e-5)
@@ -99,7 +184,7 @@ def test_snr_weights_are_l_simple_whatever_is_predicted(schedule, prediction):
 def test_weights_are_of_the_error_of_x_0(schedule, prediction, weighting):
     x_0, noise, guess, _, timesteps = drawn()
     process = process_of(schedule, prediction)
-    output = as_prediction(process, guess, process.add_noise(x_0, noise, timesteps))
+    output = as_prediction(process, guess, process.forward.add_noise(x_0, noise, timesteps))
     weight = weights.WEIGHTS[weighting](process)
     found = DiffusionLoss(process, weight)(output, x_0, noise, timesteps)
     assert torch.allclose(found, weight * (x_0 - guess).square().mean((1, 2, 3)), rtol=1e-5)
@@ -110,7 +195,7 @@ def test_weights_are_of_the_error_of_x_0(schedule, prediction, weighting):
 def test_simple_weights_are_1_on_the_prediction(schedule, prediction):
     x_0, noise, output, _, timesteps = drawn()
     process = process_of(schedule, prediction)
-    target = as_prediction(process, x_0, process.add_noise(x_0, noise, timesteps))
+    target = as_prediction(process, x_0, process.forward.add_noise(x_0, noise, timesteps))
     found = DiffusionLoss(process, weights.simple(process))(output, x_0, noise, timesteps)
     assert torch.allclose(found, (output - target).square().mean((1, 2, 3)), rtol=1e-5)
 
@@ -186,7 +271,7 @@ def test_gradients_are_finite_in_float32_at_every_step(schedule, prediction, obj
 @predictions
 def test_gradients_are_finite_with_a_thousand_steps(cosine, objective, prediction):
     schedule = "squaredcos_cap_v2" if cosine else "linear"
-    process = DiffusionProcess(DDPMScheduler(beta_schedule=schedule).betas, prediction, "learned_range")
+    process = made(DDPMScheduler(beta_schedule=schedule).betas, prediction, "learned_range")
     generator = torch.Generator().manual_seed(0)
     x_0, noise = torch.rand(1000, 1, 2, 2, generator=generator) * 2 - 1, torch.randn(1000, 1, 2, 2, generator=generator)
     # a mean far off, and a variance as far as one may go that is to lie in [-1, 1]

@@ -3,6 +3,7 @@
 import random
 from collections import deque
 
+import numpy as np
 import pytest
 import torch
 
@@ -176,3 +177,37 @@ def test_an_overflow_does_not_end_the_training(loss):
     # where all losses are 0 the times are uniform
     times.update(torch.arange(STEPS).repeat(10), torch.zeros(10 * STEPS))
     assert times.probability().tolist() == pytest.approx([1 / STEPS] * STEPS)
+
+
+@pytest.mark.parametrize("num_steps", [1000, 100, 33])
+def test_evenly_spread_uniforms_visit_every_step_once(num_steps):
+    uniform = (torch.arange(num_steps) + 0.5) / num_steps
+    timesteps, _ = UniformTimes(num_steps).sample(uniform, uniform)
+    assert timesteps.dtype == torch.int64
+    assert timesteps.tolist() == list(range(num_steps))
+
+
+def test_random_steps_are_uniform():
+    uniform = torch.rand(100_000, generator=torch.Generator().manual_seed(0))
+    counts = UniformTimes(100).sample(uniform, uniform)[0].bincount(minlength=100)
+    assert len(counts) == 100
+    chi_square = ((counts - 1000) ** 2 / 1000).sum().item()
+    # 99 degrees of freedom: mean 99, variance 198; five standard deviations either way, as too even is wrong too
+    assert abs(chi_square - 99) < 5 * np.sqrt(198)
+
+
+@pytest.mark.parametrize("num_steps", [1000, 1024, 333, 100])
+def test_ends_of_the_interval_stay_within_the_steps(num_steps):
+    just_below_one = np.nextafter(1, 0, dtype=np.float64)
+    uniform = torch.tensor([0.0, np.nextafter(np.float32(1), np.float32(0)), just_below_one], dtype=torch.float32)
+    assert uniform[2] == 1  # float64 numbers just below 1 round up
+    timesteps, _ = UniformTimes(num_steps).sample(uniform, uniform)
+    assert timesteps.tolist() == [0, num_steps - 1, num_steps - 1]
+
+
+def test_only_importance_times_have_a_state():
+    assert {name: sorted(kind(STEPS).state_dict()) for name, kind in TIMES.items()} == {
+        "uniform": [],
+        "stratified": [],
+        "importance": ["count", "history"],
+    }

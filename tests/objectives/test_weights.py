@@ -4,16 +4,20 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from hfgen.likelihood import DiffusionProcess
 from hfgen.objectives import weights
+from hfgen.process import PARAMETERIZATIONS, GaussianProcess, ReverseProcess
 
 # alpha_bar = 0.9, 0.45, 0.045: SNR = 9, 9/11, 9/191
 BETA = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
 SNR = [9, 9 / 11, 9 / 191]
 
 
-def process(prediction="epsilon", variance="fixed_small"):
-    return DiffusionProcess(BETA, prediction, variance)
+def process(prediction="epsilon", variance="fixed_small", betas=BETA):
+    return ReverseProcess(
+        forward=GaussianProcess.from_betas(betas),
+        parameterization=PARAMETERIZATIONS[prediction],
+        variance_type=variance,
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,7 @@ def test_vlb_of_epsilon_has_the_weight_of_ho_et_al():
 @pytest.mark.parametrize("name", list(weights.WEIGHTS))
 def test_finite_with_zero_terminal_snr(prediction, name):
     betas = DDPMScheduler(50, rescale_betas_zero_snr=True, beta_end=0.3).betas
-    model = DiffusionProcess(betas, prediction)
+    model = process(prediction, betas=betas)
     on_prediction = weights.on_prediction(model, weights.WEIGHTS[name](model))
     assert on_prediction.isfinite().all()
     assert on_prediction.ge(0).all()

@@ -1,18 +1,18 @@
 """Guidance by hand, labels, and repositories that load with hfgen (no code of theirs is run) and without it."""
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
-from hfgen.errors import HfgenError
-from hfgen.loading import load_pipeline
+from hfgen.core.errors import HfgenError
+from hfgen.families.base import make_options
+from hfgen.families.registry import get_family
+from hfgen.hub.loading import load
 from hfgen.pipelines import ClassConditionalDDPMPipeline, UnconditionalDiffusionPipeline
-from hfgen.sampling import generate
+from hfgen.sampling.draw import draw_samples
 from hfgen.schedulers import LinearDDPMScheduler, PosteriorMeanDDPMScheduler
 
 STEPS = 25
@@ -169,51 +169,64 @@ def test_needs_a_network_of_classes_and_a_name_for_each():
         pipeline_of(names=["a", "b"])
 
 
-def test_generate_takes_the_classes_in_turn():
-    ours = pipeline_of()
-    every = generate(ours, 5, batch_size=2).images.int()
-    again = generate(ours, 5, batch_size=5, class_labels=["ship", "frog", "cat"]).images.int()
+def drawn(family, pipeline, count, first=0, batch_size=64, **options):
+    """uint8 images, as signed integers."""
+    family = get_family(family)
+    sampler = family.sampler(pipeline, make_options(family.sampling_options, options, whose="this model"))
+    device = torch.device("cpu")
+    samples = draw_samples(sampler, device=device, num_images=count, first=first, batch_size=batch_size)
+    return samples.images.int()
+
+
+def test_samples_take_the_classes_in_turn():
+    ours = partial(drawn, "class_conditional_ddpm", pipeline_of())
+    every = ours(5, batch_size=2)
+    again = ours(5, batch_size=5, class_labels=["ship", "frog", "cat"])
     assert (every - again).abs().max() <= 1
     # image i has the class i modulo their number, whatever the first one is
-    assert (generate(ours, 2, first=3).images.int() - every[3:]).abs().max() <= 1
-    cats = generate(ours, 3, class_labels=["cat"]).images.int()
+    assert (ours(2, first=3) - every[3:]).abs().max() <= 1
+    cats = ours(3, class_labels=["cat"])
     assert (cats[2] - every[2]).abs().max() <= 1
     assert (cats[0] - every[0]).abs().max() > 1
-    for bad in ({"class_labels": [3]}, {"guidance_scale": -1.0}):
-        with pytest.raises((HfgenError, ValueError), match="use 0"):
-            generate(ours, 1, **bad)
+    for bad, message in (({"class_labels": [3]}, "use 0"), ({"guidance_scale": -1.0}, "it must be 0 or greater")):
+        with pytest.raises(HfgenError, match=message):
+            ours(1, **bad)
     plain = UnconditionalDiffusionPipeline(unet_of(classes=None), LinearDDPMScheduler(STEPS))
     for bad in ({"class_labels": [0]}, {"guidance_scale": 2.0}):
-        with pytest.raises(HfgenError, match="leave them out"):
-            generate(plain, 1, **bad)
+        with pytest.raises(HfgenError, match="leave it out"):
+            drawn("ddpm", plain, 1, **bad)
 
 
 STRANGER = """
 import sys
-sys.modules["hfgen"] = None
 import torch
 from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
 pipeline.set_progress_bar_config(disable=True)
-generator = torch.Generator().manual_seed(0)
+generator, edited = torch.Generator().manual_seed(0), ()
 if hasattr(pipeline, "class_names"):
     assert pipeline.class_names == ["ship", "frog", "cat"]
     result = pipeline(["cat", 0], guidance_scale=2.0, generator=generator, output_type="pt")
+    if pipeline.scheduler.config.prediction_type != "mu":
+        mask = torch.zeros(1, 1, 8, 8)
+        mask[..., 4:] = 1
+        arguments = {"num_inference_steps": 5, "jump_length": 2, "jump_n_sample": 2, "output_type": "pt"}
+        painted = pipeline.inpaint(result.images, mask, ["cat", 0], 2.0, generator=generator, **arguments).images
+        assert torch.allclose(painted[..., :4], result.images[..., :4], atol=1e-6)
+        walk = pipeline.interpolate(*result.images[:, None], "frog", steps=3, generator=generator, output_type="pt").images
+        edited = painted, walk
 else:
     result = pipeline(2, generator, 25, "pt")
 if sys.argv[3:]:
     pipeline.save_pretrained(sys.argv[3])
-torch.save((type(pipeline).__name__, type(pipeline.scheduler).__name__, result.images), sys.argv[2])
+torch.save((type(pipeline).__name__, type(pipeline.scheduler).__name__, result.images, edited), sys.argv[2])
 """
 
 
-def by_a_stranger(folder, tmp_path, *save):
-    """Class, scheduler and images by a process that cannot import hfgen."""
-    command = [sys.executable, "-c", STRANGER, folder, tmp_path / "images.pt", *save]
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "not expected" not in done.stderr
+def by_a_stranger(stranger, folder, tmp_path, *save):
+    """Class, scheduler, images and edited images by a process that has no hfgen."""
+    done = stranger.run(STRANGER, folder, tmp_path / "images.pt", *save, token=None).check()
+    assert "not expected" not in done.err
     return torch.load(tmp_path / "images.pt")
 
 
@@ -232,25 +245,32 @@ SCHEDULERS = {
 
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
-def test_saved_repositories_of_classes(kind, tmp_path):
-    ours = pipeline_of(SCHEDULERS[kind]())
-    expected = images(ours, ["cat", 0], guidance_scale=2.0)
+def test_saved_repositories_of_classes(kind, tmp_path, stranger):
+    ours, generator = pipeline_of(SCHEDULERS[kind]()), seeded()
+    expected = images(ours, ["cat", 0], generator, guidance_scale=2.0)
     saved = tmp_path / "saved"
     ours.save_pretrained(saved)
     index = json.loads((saved / "model_index.json").read_text())
     assert index["_class_name"] == ["pipeline_hfgen_class_conditional", "ClassConditionalDDPMPipeline"]
     assert index["class_names"] == {"0": "ship", "1": "frog", "2": "cat"}
-    name, scheduler, found = by_a_stranger(saved, tmp_path, tmp_path / "again")
+    name, scheduler, found, edited = by_a_stranger(stranger, saved, tmp_path, tmp_path / "again")
     assert name == "ClassConditionalDDPMPipeline"
     assert scheduler == ("PosteriorMeanDDPMScheduler" if kind == "mu" else "DDPMScheduler")
     assert torch.allclose(found, expected, atol=1e-4)
+    if kind != "mu":
+        mask = torch.zeros(1, 1, 8, 8)
+        mask[..., 4:] = 1
+        arguments = {"num_inference_steps": 5, "jump_length": 2, "jump_n_sample": 2, "output_type": "pt"}
+        painted = ours.inpaint(expected, mask, ["cat", 0], 2.0, generator=generator, **arguments).images
+        walk = ours.interpolate(*expected[:, None], "frog", steps=3, generator=generator, output_type="pt").images
+        assert torch.allclose(edited[0], painted, atol=1e-3)
+        assert torch.allclose(edited[1], walk, atol=1e-3)
     for folder in (saved, tmp_path / "again"):
         assert {path.name for path in poison(folder, tmp_path)} == {
             "pipeline_hfgen_class_conditional.py",
             *(["scheduling_hfgen_posterior_mean.py"] if kind == "mu" else []),
         }
-        for load in (load_pipeline, ClassConditionalDDPMPipeline.from_pretrained):
-            loaded = load(folder)
+        for loaded in (load(folder).pipeline, ClassConditionalDDPMPipeline.from_pretrained(folder)):
             loaded.set_progress_bar_config(disable=True)
             assert type(loaded) is ClassConditionalDDPMPipeline
             assert loaded.class_names == NAMES
@@ -262,7 +282,7 @@ def test_names_of_many_classes_keep_their_order(tmp_path):
     names = [f"class {i * 7 % 12}" for i in range(12)]
     ours = ClassConditionalDDPMPipeline(unet_of(classes=12), LinearDDPMScheduler(STEPS), names)
     ours.save_pretrained(tmp_path)
-    assert load_pipeline(tmp_path).class_names == names
+    assert load(tmp_path).pipeline.class_names == names
 
 
 def test_a_scheduler_that_nobody_has(tmp_path):
@@ -270,19 +290,19 @@ def test_a_scheduler_that_nobody_has(tmp_path):
     path = tmp_path / "model_index.json"
     path.write_text(path.read_text().replace('"DDPMScheduler"', '"MyScheduler"'))
     with pytest.raises(HfgenError, match="MyScheduler"):
-        load_pipeline(tmp_path)
+        load(tmp_path)
 
 
-def test_saved_repository_of_posterior_means_without_classes(tmp_path):
+def test_saved_repository_of_posterior_means_without_classes(tmp_path, stranger):
     ours = UnconditionalDiffusionPipeline(unet_of(classes=None), SCHEDULERS["mu"]())
     ours.set_progress_bar_config(disable=True)
     expected = ours(2, seeded(), 25, output_type="pt").images
     ours.save_pretrained(tmp_path / "saved")
-    name, scheduler, found = by_a_stranger(tmp_path / "saved", tmp_path)
+    name, scheduler, found, _ = by_a_stranger(stranger, tmp_path / "saved", tmp_path)
     assert (name, scheduler) == ("DDPMPipeline", "PosteriorMeanDDPMScheduler")
     assert torch.allclose(found, expected, atol=1e-4)
     assert [path.name for path in poison(tmp_path / "saved", tmp_path)] == ["scheduling_hfgen_posterior_mean.py"]
-    loaded = load_pipeline(tmp_path / "saved")
+    loaded = load(tmp_path / "saved").pipeline
     assert not (tmp_path / "run").exists()
     assert type(loaded) is UnconditionalDiffusionPipeline
     assert type(loaded.scheduler) is PosteriorMeanDDPMScheduler

@@ -1,4 +1,4 @@
-"""Inpainting against diffusers' RePaint, and interpolation against denoising by hand."""
+"""Inpainting against diffusers' RePaint, interpolation against denoising by hand, and both of classes against a plain network."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, RePaintPipeline, RePaintScheduler, UNet2DModel
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
-from hfgen.pipelines import UnconditionalDiffusionPipeline
+from hfgen.pipelines import ClassConditionalDDPMPipeline, UnconditionalDiffusionPipeline
 from hfgen.schedulers import SAMPLER_NAMES, LinearDDPMScheduler, PosteriorMeanDDPMScheduler, make_sampler
 
 STEPS = 40
@@ -137,6 +137,7 @@ def test_second_half_of_a_learned_variance_is_left_out():
         ({"jump_length": 0}, r"jump_length=0: use 1\.\.10"),
         ({"jump_length": 11}, r"use 1\.\.10"),
         ({"jump_n_sample": 0}, "jump_n_sample=0"),
+        ({"output_type": "jpg"}, "choose one of pil, np, pt"),
     ],
 )
 def test_inpainting_out_of_range(changes, message):
@@ -229,3 +230,97 @@ def test_little_strength_is_nearly_a_cross_fade():
 def test_interpolation_out_of_range(changes, message):
     with pytest.raises(ValueError, match=message):
         pipeline_of().interpolate(**({"a": pictures(1), "b": pictures(1, 1)} | changes))
+
+
+def test_images_that_are_not_square():
+    torch.manual_seed(0)
+    unet = UNet2DModel(**{**CONFIG, "sample_size": [8, 4]}).eval()
+    ours = UnconditionalDiffusionPipeline(unet, LinearDDPMScheduler(STEPS))
+    ours.set_progress_bar_config(disable=True)
+    x, mask = pictures(2)[..., :4], left_half()[..., 2:6]
+    found = ours.inpaint(x, mask, **SHORT, generator=seeded()).images
+    assert torch.allclose(found[..., 2:], x[..., 2:], atol=1e-6)
+    assert ours.interpolate(x[:1], x[1:], 3, num_inference_steps=5, output_type="pt").images.shape == (3, 1, 8, 4)
+    with pytest.raises(ValueError, match="this model takes 1x8x4"):
+        ours.inpaint(pictures(1), mask, **SHORT)
+
+
+# of classes
+
+
+def classes_of(outputs=1, **scheduler):
+    torch.manual_seed(0)
+    unet = UNet2DModel(**{**CONFIG, "out_channels": outputs}, num_class_embeds=4).eval()
+    made = ClassConditionalDDPMPipeline(unet, LinearDDPMScheduler(STEPS, **scheduler), ["ship", "frog", "cat"])
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def plain_of(pipeline, labels, scale=1):
+    """An unconditional pipeline of the network guided by hand, a label for each row; 3 stands for none."""
+
+    def predict(x, t):
+        of_class, without = (
+            pipeline.unet(x, t, class_labels=torch.tensor(c)).sample for c in (labels, [3] * len(labels))
+        )
+        return of_class if scale == 1 else without + scale * (of_class - without)
+
+    made = UnconditionalDiffusionPipeline(pipeline.unet, pipeline.scheduler)
+    made._predict = predict
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("scale", [0, 1, 2.5])
+def test_classes_are_edited_as_their_guided_network_is(prediction, scale):
+    ours = classes_of(prediction_type=prediction)
+    x, mask = pictures(2), left_half()
+    found = ours.inpaint(x, mask, ["cat", 0], scale, **SHORT, generator=seeded()).images
+    assert torch.allclose(found[..., 4:], x[..., 4:], atol=1e-6)
+    expected = plain_of(ours, [2, 0], scale).inpaint(x, mask, **SHORT, generator=seeded()).images
+    assert torch.allclose(found, expected, atol=1e-4)
+    a, b = pictures(2, 1), pictures(2, 2)
+    arguments = {"steps": 3, "num_inference_steps": 10, "output_type": "pt"}
+    found = ours.interpolate(a, b, ["cat", 0], scale, **arguments, generator=seeded()).images
+    walks = plain_of(ours, [2, 2, 2, 0, 0, 0], scale)
+    assert torch.allclose(found, walks.interpolate(a, b, **arguments, generator=seeded()).images, atol=1e-4)
+
+
+def test_one_label_for_all_images_and_what_it_changes():
+    ours, x = classes_of(), pictures(2)
+    for edit in (
+        lambda labels: ours.inpaint(x, left_half(), labels, 2.0, **SHORT, generator=seeded()).images,
+        lambda labels: ours.interpolate(x, x.flip(0), labels, 2.0, 3, output_type="pt", generator=seeded()).images,
+    ):
+        cats = edit("cat")
+        assert torch.equal(cats, edit([2, 2]))
+        assert torch.equal(cats, edit(torch.tensor([2])))
+        assert not torch.allclose(cats, edit("ship"), atol=1e-3)
+
+
+def test_a_learned_variance_of_classes_is_left_out():
+    ours, x = classes_of(outputs=2, variance_type="learned_range"), pictures(2)
+    found = ours.inpaint(x, left_half(), 1, 2.0, **SHORT, generator=seeded()).images
+    assert torch.allclose(found[..., 4:], x[..., 4:], atol=1e-6)
+    assert ours.interpolate(x, x, 1, 2.0, 3, num_inference_steps=10, output_type="pt").images.shape == (6, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_labels": "dog"}, r"class label 'dog': use 0\.\.2, or a name of ship, frog, cat"),
+        ({"class_labels": [0, 3]}, r"class label 3: use 0\.\.2"),
+        ({"class_labels": []}, "no class_labels"),
+        ({"class_labels": [0, 1, 2]}, "3 class_labels for 2 images: pass one for all, or one for each"),
+        ({"guidance_scale": -1.0}, "guidance_scale=-1.0: use 0 or more"),
+        ({"output_type": "jpg"}, "choose one of pil, np, pt"),
+    ],
+)
+def test_classes_that_there_are_not(changes, message):
+    arguments = {"class_labels": 0, "output_type": "pt", **changes}
+    x = pictures(2)
+    for edit in (classes_of().inpaint, classes_of().interpolate):
+        with pytest.raises(ValueError, match=message) as error:
+            edit(x, x.new_zeros(2, 1, 8, 8), **arguments)
+        assert "\n" not in str(error.value)

@@ -5,9 +5,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from hfgen.errors import HfgenError
-from hfgen.likelihood import DiffusionProcess
-from hfgen.schedulers import LinearDDPMScheduler, PosteriorMeanDDPMScheduler, make_sampler
+from hfgen.core.errors import HfgenError
+from hfgen.schedulers import LinearDDPMScheduler, PosteriorMeanDDPMScheduler, make_sampler, reverse_process
 from hfgen.schedulers.noise import noise_scheduler
 
 PREDICTIONS = ["epsilon", "sample", "v_prediction"]
@@ -73,13 +72,13 @@ def test_too_few_steps_for_betas_below_1(schedule, prediction, zero_snr, steps):
 @pytest.mark.parametrize("steps", [50, 1000])
 def test_zero_terminal_snr(schedule, prediction, steps):
     scheduler = noise_scheduler(schedule, steps, prediction, rescale_betas_zero_snr=True)
-    process = DiffusionProcess.from_scheduler(scheduler)
-    assert process.alpha_bar[-1] == 0
-    plain = DiffusionProcess.from_scheduler(noise_scheduler(schedule, steps, prediction))
+    process = reverse_process(scheduler)
+    assert process.forward.alpha_bar[-1] == 0
+    plain = reverse_process(noise_scheduler(schedule, steps, prediction))
     # sqrt(alpha_bar) moves linearly, its first value staying: algorithm 1 of Lin et al. 2023
-    root = plain.alpha_bar.sqrt()
+    root = plain.forward.alpha_bar.sqrt()
     expected = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    assert torch.allclose(process.alpha_bar.sqrt(), expected, atol=1e-4)
+    assert torch.allclose(process.forward.alpha_bar.sqrt(), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "mu"])

@@ -4,8 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from hfgen.likelihood import DiffusionProcess
-from hfgen.schedulers import LinearDDPMScheduler, PosteriorMeanDDPMScheduler
+from hfgen.schedulers import LinearDDPMScheduler, PosteriorMeanDDPMScheduler, reverse_process
 
 STEPS = 50
 BETAS = {"beta_start": 0.002, "beta_end": 0.4}
@@ -18,7 +17,7 @@ def drawn(seed):
 
 
 def mean(process, x_0, x_t, t):
-    before, alpha_bar, beta = process.alpha_bar_prev[t], process.alpha_bar[t], process.beta[t]
+    before, alpha_bar, beta = process.forward.alpha_bar_prev[t], process.forward.alpha_bar[t], process.forward.beta[t]
     return (before.sqrt() * beta * x_0 + (1 - beta).sqrt() * (1 - before) * x_t) / (1 - alpha_bar)
 
 
@@ -30,7 +29,7 @@ def test_steps_equal_those_of_the_x_0_that_belongs_to_the_mean(variance, schedul
     arguments = {**BETAS, "beta_schedule": schedule, "variance_type": variance, "clip_sample": clip}
     ours = PosteriorMeanDDPMScheduler(STEPS, **arguments)
     stock = DDPMScheduler(STEPS, **arguments, prediction_type="sample")
-    process = DiffusionProcess.from_scheduler(ours)
+    process = reverse_process(ours)
     for scheduler in (ours, stock):
         scheduler.set_timesteps(steps)
     assert torch.equal(ours.timesteps, stock.timesteps)
@@ -50,7 +49,7 @@ def test_steps_equal_those_of_the_x_0_that_belongs_to_the_mean(variance, schedul
 
 def test_a_step_goes_to_the_predicted_mean():
     scheduler = PosteriorMeanDDPMScheduler(STEPS, **BETAS, clip_sample=False)
-    deviation = (DiffusionProcess.from_scheduler(scheduler).beta_tilde).sqrt().float()
+    deviation = reverse_process(scheduler).forward.beta_tilde.sqrt().float()
     for t in range(STEPS):
         _, x_t, prediction = (v.float() for v in drawn(t))
         noise = torch.randn(prediction.shape, generator=torch.Generator().manual_seed(1))
@@ -60,7 +59,7 @@ def test_a_step_goes_to_the_predicted_mean():
 
 def test_whole_chain_of_a_perfect_model_ends_at_its_image():
     scheduler = PosteriorMeanDDPMScheduler()
-    process = DiffusionProcess.from_scheduler(scheduler)
+    process = reverse_process(scheduler)
     x_0, x, _ = drawn(0)
     x_0 = x_0.clamp(-1, 1)
     scheduler.set_timesteps(1000)

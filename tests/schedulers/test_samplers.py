@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler
 
-from hfgen.errors import HfgenError
+from hfgen.core.errors import HfgenError
 from hfgen.pipelines.pipeline_hfgen_class_conditional import set_timesteps
 from hfgen.schedulers import SAMPLER_NAMES, LinearDDPMScheduler, PosteriorMeanDDPMScheduler, make_sampler
 from hfgen.schedulers.samplers import default_sampler, default_steps

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
-from hfgen.trainer.arguments import parse_ddpm_config, parse_vae_config
-from hfgen.trainer.ddpm import train_ddpm
-from hfgen.trainer.vae import train_vae
+from hfgen.cli.parser import parse_training_config
+from hfgen.trainer.train import train as train_from
 
 SCRIPT = Path(__file__).parents[2] / "training" / "train_ddpm.py"
 
@@ -61,7 +60,7 @@ def train(words):
     def run(**changes):
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        return train_ddpm(parse_ddpm_config(words(**changes)))
+        return train_from(parse_training_config("ddpm", words(**changes)))
 
     return run
 
@@ -90,7 +89,7 @@ def tiny_vae_flags(tiny_flags, tmp_path):
 
 @pytest.fixture
 def train_a_vae(tiny_vae_flags, monkeypatch):
-    """Train a VAE in this process; returns the output folder. Without loss.png, half of such a run's time, unless asked."""
+    """Train a VAE in this process; returns the output folder. Without pictures, half of such a run's time, unless asked."""
 
     def run(*words, curves=False, **changes):
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -98,7 +97,8 @@ def train_a_vae(tiny_vae_flags, monkeypatch):
         flags = [f"--{k}={v}" for k, v in {**tiny_vae_flags, **changes}.items() if v is not None]
         with monkeypatch.context() as patch:
             if not curves:
-                patch.setattr("hfgen.trainer.vae.VAETask.save_figures", lambda *_: None)
-            return train_vae(parse_vae_config([*words, *flags]))
+                patch.setattr("hfgen.trainer.train.save_curves", lambda *_: [])
+                patch.setattr("hfgen.families.vae.VAE.figures", lambda *_: [])
+            return train_from(parse_training_config("vae", [*words, *flags]))
 
     return run

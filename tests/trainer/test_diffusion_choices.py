@@ -7,10 +7,12 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 from safetensors.torch import load_file
 
-from hfgen.errors import HfgenError
-from hfgen.evaluation.diffusion import evaluate_diffusion
-from hfgen.history import read_history
-from hfgen.loading import load_pipeline
+from hfgen.core.errors import HfgenError
+from hfgen.core.history import read_history
+from hfgen.data.evaluation_images import load_evaluation_images
+from hfgen.families.base import LikelihoodSettings
+from hfgen.families.ddpm.flags import DiffusionLikelihood
+from hfgen.hub.loading import load
 from hfgen.pipelines import ClassConditionalDDPMPipeline, UnconditionalDiffusionPipeline
 from hfgen.schedulers import PosteriorMeanDDPMScheduler
 
@@ -29,7 +31,7 @@ LEARNED = {"ddpm_variance_type": "learned_range", "time_sampling": "importance"}
 @pytest.fixture
 def short(train, monkeypatch):
     """Train for 3 steps, without loss.png; returns the output folder."""
-    monkeypatch.setattr("hfgen.trainer.ddpm.plot_history", lambda *_: None)
+    monkeypatch.setattr("hfgen.trainer.train.save_curves", lambda *_: [])
     return lambda **changes: train(**{**SHORT, **changes})
 
 
@@ -42,7 +44,8 @@ def losses(folder):
 
 def samples_and_bound(folder):
     """The pipeline loaded, having drawn finite images and a bound that is finite."""
-    pipeline = load_pipeline(folder)
+    model = load(folder)
+    pipeline = model.pipeline
     pipeline.set_progress_bar_config(disable=True)
     wanted = [0, 1] if isinstance(pipeline, ClassConditionalDDPMPipeline) else 2
     images = pipeline(
@@ -51,8 +54,9 @@ def samples_and_bound(folder):
     assert images.shape == (2, 1, 8, 8)
     assert images.isfinite().all()
     assert images.std() > 0.05
-    bound = evaluate_diffusion(pipeline, "digits", evaluations=None, max_images=3)
-    assert 0 < bound["metrics"]["vlb_total_bits_per_dim"]["mean"] < 1e4
+    data = load_evaluation_images("digits", "test", shape=(1, 8, 8), device=torch.device("cpu"), max_images=3)
+    bound = model.family.likelihood(pipeline, data, LikelihoodSettings(options=DiffusionLikelihood(exact=True)))
+    assert 0 < bound.metrics["vlb_total_bits_per_dim"].mean < 1e4
     return pipeline, bound
 
 
@@ -62,7 +66,7 @@ def test_posterior_mean(short):
     pipeline, bound = samples_and_bound(folder)
     assert type(pipeline) is UnconditionalDiffusionPipeline
     assert type(pipeline.scheduler) is PosteriorMeanDDPMScheduler
-    assert bound["prediction_type"] == "mu"
+    assert bound.facts["prediction_type"] == "mu"
 
 
 def test_v_prediction_cosine_min_snr_stratified(short):
@@ -82,7 +86,7 @@ def test_learned_variance(short, objective):
     folder = short(**LEARNED, variance_objective=objective)
     losses(folder)
     bound = samples_and_bound(folder)[1]
-    assert bound["variance_type"] == "learned_range"
+    assert bound.facts["variance_type"] == "learned_range"
     stock = DDPMPipeline.from_pretrained(folder)
     stock.set_progress_bar_config(disable=True)
     assert type(stock.scheduler) is DDPMScheduler
@@ -142,7 +146,7 @@ def test_classes_all_withheld_train_the_embedding_of_none_alone(short):
     """With a dropout near 1 no class is seen, with 0 none is withheld: the embedding that is not used gets no gradient."""
     for dropout, moved in ((0.999999, False), (0.0, True)):
         folder = short(class_conditional=True, class_dropout=dropout, adam_weight_decay=0, overwrite_output_dir=True)
-        embedding = load_pipeline(folder).unet.class_embedding.weight
+        embedding = load(folder).module.class_embedding.weight
         start = short(
             class_conditional=True,
             class_dropout=dropout,
@@ -150,7 +154,7 @@ def test_classes_all_withheld_train_the_embedding_of_none_alone(short):
             learning_rate=1e-30,
             overwrite_output_dir=True,
         )
-        change = (embedding - load_pipeline(start).unet.class_embedding.weight).abs().amax(1)
+        change = (embedding - load(start).module.class_embedding.weight).abs().amax(1)
         assert bool(change[:10].amax() > 0) == moved
         assert bool(change[10] > 0) == (not moved)
 
@@ -189,6 +193,6 @@ def test_zero_terminal_snr(short):
         rescale_betas_zero_snr=True, prediction_type="v_prediction", loss_weighting="truncated_snr", ddpm_num_steps=40
     )
     losses(folder)
-    pipeline = load_pipeline(folder)
+    pipeline = load(folder).pipeline
     assert pipeline.scheduler.alphas_cumprod[-1] < 1e-6
     samples_and_bound(folder)

@@ -5,7 +5,7 @@ import sys
 import pytest
 from diffusers import UNet2DModel
 
-from hfgen.history import read_history
+from hfgen.core.history import read_history
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
 
@@ -58,5 +58,5 @@ def test_two_processes_resume_from_the_checkpoint_of_one(script, one_process, tm
 
 
 def test_streamed_images_train_as_those_in_memory_do(train, one_process, tmp_path, monkeypatch):
-    monkeypatch.setattr("hfgen.data.images.MEMORY_SHARE", 0.0)
+    monkeypatch.setattr("hfgen.data.loading.MEMORY_SHARE", 0.0)
     assert_same_run(one_process, train(output_dir=tmp_path / "streamed", random_flip=True))

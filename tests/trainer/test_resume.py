@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from hfgen.errors import HfgenError
-from hfgen.history import read_history
+from hfgen.core.errors import HfgenError
+from hfgen.core.history import read_history
 from hfgen.trainer.checkpoints import STATE_FILE, UNFINISHED, checkpoints
 
 WEIGHTS = Path("unet/diffusion_pytorch_model.safetensors")
@@ -38,10 +38,8 @@ def finish(process):
     return out
 
 
-def test_killed_process_ends_with_the_weights_of_one_never_interrupted(script, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    reference = script(output_dir=whole, num_epochs=8, lr_scheduler="cosine")
-    finish(reference)
+def test_killed_process_ends_with_the_weights_of_one_never_interrupted(script, train, tmp_path):
+    whole, killed = train(output_dir=tmp_path / "whole", num_epochs=8, lr_scheduler="cosine"), tmp_path / "killed"
     # step 8 ends the second of the epochs of 4 steps; with 32 to come the kill falls within a later one
     process = script(output_dir=killed, num_epochs=8)
     kill_when(process, (killed / "checkpoint-8").exists)
@@ -59,11 +57,9 @@ def test_killed_while_a_checkpoint_is_written(script, train, tmp_path):
     process = script(output_dir=killed, **flags)
     kill_when(process, lambda: (killed / "checkpoint-6").exists() and list(killed.glob(f"{UNFINISHED}checkpoint-*")))
     assert all((path / STATE_FILE).is_file() for path in killed.glob("checkpoint-*"))
-    finish(script(output_dir=killed, resume_from_checkpoint="latest", **flags))
+    train(output_dir=killed, resume_from_checkpoint="latest", **flags)
     assert not list(killed.glob(f"{UNFINISHED}*"))
-    whole = tmp_path / "whole"
-    finish(script(output_dir=whole, **flags))
-    assert_same_weights(whole, killed)
+    assert_same_weights(train(output_dir=tmp_path / "whole", **flags), killed)
 
 
 def test_resuming_mid_epoch_in_the_second_epoch_gives_the_same_weights(train, tmp_path):

@@ -15,17 +15,18 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
-from hfgen.data.binarize import binarize, fixed_uniform
+from hfgen.configs.training import DataConfig, OptimizationConfig, RunConfig, TrainingConfig
+from hfgen.core.binarize import binarize, fixed_uniform
+from hfgen.core.errors import HfgenError
+from hfgen.core.history import read_history
+from hfgen.core.media import to_model_range
+from hfgen.core.random import Stream, epoch_order, seeded
 from hfgen.data.digits import embedded_digits
-from hfgen.data.images import to_model_range
-from hfgen.data.order import RowNoise, Stream, epoch_order
-from hfgen.errors import HfgenError
-from hfgen.history import read_history
-from hfgen.loading import load_vae_pipeline
+from hfgen.families.vae.flags import VAEFlags
+from hfgen.hub.loading import load
 from hfgen.models import LIKELIHOODS, VAE_PRESETS, build_vae
 from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
-from hfgen.trainer.config import DataArguments, OptimizationArguments, RunArguments, VAEArguments, VAERunArguments
-from hfgen.trainer.output import prepare_output_dir
+from hfgen.trainer.output import clear_output_dir
 
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 OBJECTIVES = ("sgvb_b", "sgvb_a", "iw", "score_function", "score_function_no_baseline")
@@ -46,6 +47,10 @@ def digits(split, count=None):
     return to_model_range(torch.from_numpy(np.stack([np.array(image) for image in images]))[:, None])
 
 
+def load_vae(out):
+    return load(out).pipeline
+
+
 def weights_of(out):
     return load_file(out / WEIGHTS)
 
@@ -56,6 +61,13 @@ def same_weights(one, other):
 
 
 # the bound by hand
+
+
+def numbers_by_hand(seed, stream, shape, uniforms, count):
+    """Normal and uniform numbers of the first rows of step 0: a generator for each block of 32 rows."""
+    blocks = [seeded("cpu", seed, stream, 0, block) for block in range(-(-count // 32))]
+    drawn = [(torch.randn(32, *shape, generator=g), torch.rand(32, uniforms, generator=g)) for g in blocks]
+    return [torch.cat(parts)[:count] for parts in zip(*drawn, strict=True)]
 
 
 @torch.no_grad()
@@ -82,7 +94,7 @@ def test_readings_are_the_bound_on_the_right_images_with_the_right_noise(train_a
         likelihood=likelihood, objective=objective, num_latent_samples=samples, seed=5, eval_batch_size=100,
         logging_steps=1, **NO_STEP,
     )  # fmt: skip
-    vae = load_vae_pipeline(out).vae
+    vae = load_vae(out).vae
     train, test = digits("train", 64), digits("test")
     torch.testing.assert_close(vae.pixel_mean, train.mean(0), rtol=0, atol=1e-6)
     rows = epoch_order(5, 0, 64)[:16]
@@ -91,7 +103,7 @@ def test_readings_are_the_bound_on_the_right_images_with_the_right_noise(train_a
         ("validation", Stream.VALIDATION_NOISE, test, torch.arange(297), 0),
     ):
         pixels = 64 if likelihood == "bernoulli" else 0
-        noise, uniform = RowNoise(5, stream, (samples, 3), pixels + spare, torch.device("cpu")).draw(0, 0, len(grey))
+        noise, uniform = numbers_by_hand(5, stream, (samples, 3), pixels + spare, len(grey))
         fixed = fixed_uniform(numbers, 64, (5, stream))
         u = uniform[:, :64] if likelihood == "bernoulli" else fixed
         x = torch.where(u.view_as(grey) < (grey + 1) / 2, 1.0, -1.0)
@@ -104,7 +116,7 @@ def test_readings_are_the_bound_on_the_right_images_with_the_right_noise(train_a
 def test_held_out_kl_is_that_of_the_pipeline_that_is_saved(train_a_vae):
     """With the averaged weights, over all held-out images in uneven batches, in evaluation."""
     out = train_a_vae(likelihood="discretized_logistic", eval_batch_size=100, num_epochs=20, learning_rate=1e-2)
-    kl = load_vae_pipeline(out).encode(digits("test") / 2 + 0.5).kl().mean()
+    kl = load_vae(out).encode(digits("test") / 2 + 0.5).kl().mean()
     shown = readings(out, "validation")["kl"]
     # images are divided by 255 in one place, by 127.5 in the other
     assert shown[-1] == pytest.approx(float(kl), rel=1e-5)
@@ -136,7 +148,7 @@ def test_every_likelihood_and_objective_learns_and_leaves_a_pipeline(train_a_vae
             assert loss == pytest.approx(both, rel=1e-6)
         # the network of one layer gets from 45 nats to 34, or from 350 to 260
         assert loss[-1] < 0.93 * loss[0]
-    pipeline = load_vae_pipeline(out)
+    pipeline = load_vae(out)
     assert pipeline.vae.config.likelihood == likelihood
     assert pipeline.vae.config.latent_size == 3
     assert weights_of(out).keys() == pipeline.vae.state_dict().keys()
@@ -160,7 +172,7 @@ def test_one_importance_sample_is_the_other_estimator(train_a_vae, tmp_path):
 
 def test_flags_reach_the_model(train_a_vae):
     out = train_a_vae(likelihood="gaussian", gaussian_variance=0.25, latent_size=5, **NO_STEP)
-    config = load_vae_pipeline(out).vae.config
+    config = load_vae(out).vae.config
     assert (config.likelihood, config.gaussian_variance, config.latent_size) == ("gaussian", 0.25, 5)
     assert list(config.hidden_sizes) == [16]
     assert (config.in_channels, config.sample_size) == (1, 8)
@@ -169,7 +181,7 @@ def test_flags_reach_the_model(train_a_vae):
 def test_convolutions_on_enlarged_digits_with_the_averaged_weights(train_a_vae, tmp_path):
     (tmp_path / "conv.json").write_text(json.dumps({"_class_name": "ConvVAE", "block_out_channels": [4, 4]}))
     out = train_a_vae(model_config_name_or_path=tmp_path / "conv.json", resolution=12, num_epochs=1)
-    pipeline = load_vae_pipeline(out)
+    pipeline = load_vae(out)
     assert type(pipeline.vae).__name__ == "ConvVAE"
     assert pipeline(1, output_type="pt").images.shape == (1, 1, 12, 12)
     last, average = (load_file(out / "checkpoint-4" / f"{name}.safetensors") for name in ("model", "ema"))
@@ -368,7 +380,7 @@ def test_a_trained_model_may_change_the_objective_and_a_likelihood_of_its_shapes
         likelihood="bernoulli_grey", **NO_STEP,
     )  # fmt: skip
     assert same_weights(out, trained)
-    config = load_vae_pipeline(out).vae.config
+    config = load_vae(out).vae.config
     assert (config.likelihood, config.latent_size) == ("bernoulli_grey", 4)
 
 
@@ -435,7 +447,8 @@ def test_pictures_curves_and_a_whole_repository(train_a_vae):
     }  # fmt: skip
     (out / "thesis.tex").write_text("years of work")
     (out / "vae-notes").mkdir()
-    prepare_output_dir(RunArguments(output_dir=str(out), overwrite_output_dir=True))
+    run = RunConfig(output_dir=str(out), overwrite_output_dir=True)
+    clear_output_dir(TrainingConfig(family="vae", model=VAEFlags(), run=run))
     assert sorted(path.name for path in out.iterdir()) == ["thesis.tex", "vae-notes"]
 
 
@@ -448,7 +461,7 @@ def test_overwriting_replaces_one_training_by_another(train_a_vae, tmp_path):
     train_a_vae(
         model_config_name_or_path=tmp_path / "conv.json", overwrite_output_dir=True, num_epochs=None, max_train_steps=2
     )
-    assert type(load_vae_pipeline(out).vae).__name__ == "ConvVAE"
+    assert type(load_vae(out).vae).__name__ == "ConvVAE"
     assert not (out / "vae/diffusion_pytorch_model.bin").exists()
     assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-2"]
 
@@ -468,7 +481,7 @@ def test_every_preset_trains(train_a_vae, tmp_path, repository, preset):
         "--config", str(path), model_config_name_or_path=None, pretrained_model_name_or_path=trained, resolution=size,
         num_epochs=None, max_train_steps=2, learning_rate=None,
     )  # fmt: skip
-    vae = load_vae_pipeline(out).vae
+    vae = load_vae(out).vae
     expected = VAE_PRESETS[name]
     assert type(vae).__name__ == expected["_class_name"]
     shown = {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in vae.config.items()}
@@ -555,12 +568,12 @@ def test_help_is_complete_and_quick(repository):
     assert time.perf_counter() - start < 60
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "[]"
-    groups = (DataArguments, VAEArguments, OptimizationArguments, VAERunArguments)
+    groups = (DataConfig, VAEFlags, OptimizationConfig, RunConfig)
     names = {field.name for group in groups for field in fields(group)}
     offered = {word.strip("[],") for word in done.stdout.split()}
     assert {f"--{name}" for name in names} <= offered
     text = " ".join(done.stdout.split())
-    for field in fields(VAEArguments):
+    for field in fields(VAEFlags):
         assert " ".join(field.metadata["help"].split()) in text
     for choice in (*LIKELIHOODS, *OBJECTIVES, *VAE_PRESETS):
         assert choice in text

@@ -1,4 +1,4 @@
-"""Variational autoencoders (Kingma & Welling 2014) as diffusers models: this file needs torch and diffusers alone."""
+"""Variational autoencoders (Kingma & Welling 2014) as diffusers models. This file needs diffusers and what comes with it alone."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import inspect
 import math
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,8 @@ ACTIVATIONS = {
 LEVELS = 256
 BIN = 2 / (LEVELS - 1)
 LOG_2PI = math.log(2 * math.pi)
+# Copied from hfgen.pipelines.denoising.Generators
+Generators = torch.Generator | list[torch.Generator] | None
 
 
 class DiagonalGaussian:
@@ -41,7 +45,7 @@ class DiagonalGaussian:
         self.mean, self.logvar = mean, logvar.clamp(-30, 20)
         self.std, self.var = (self.logvar / 2).exp(), self.logvar.exp()
 
-    def sample(self, generator: torch.Generator | list[torch.Generator] | None = None) -> torch.Tensor:
+    def sample(self, generator: Generators = None) -> torch.Tensor:
         """z = mean + std * eps, (B, latent_size); a list holds a generator for each row."""
         return self.mean + self.std * _draw(torch.randn, self.mean, generator)
 
@@ -83,7 +87,7 @@ class Bernoulli:
     def mean(self, outputs: torch.Tensor) -> torch.Tensor:
         return outputs.sigmoid() * 2 - 1
 
-    def sample(self, outputs: torch.Tensor, generator=None) -> torch.Tensor:
+    def sample(self, outputs: torch.Tensor, generator: Generators = None) -> torch.Tensor:
         return (_draw(torch.rand, outputs, generator) < outputs.sigmoid()).to(outputs.dtype) * 2 - 1
 
 
@@ -103,7 +107,7 @@ class Gaussian:
     def channels(self) -> int:
         return 2 if self.variance is None else 1
 
-    def _split(self, outputs):
+    def _split(self, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.variance is None:
             return outputs.chunk(2, dim=-3)
         return outputs, outputs.new_tensor(math.log(self.variance))
@@ -115,7 +119,7 @@ class Gaussian:
     def mean(self, outputs: torch.Tensor) -> torch.Tensor:
         return self._split(outputs)[0]
 
-    def sample(self, outputs: torch.Tensor, generator=None) -> torch.Tensor:
+    def sample(self, outputs: torch.Tensor, generator: Generators = None) -> torch.Tensor:
         mean, log_variance = self._split(outputs)
         return mean + (log_variance / 2).exp() * _draw(torch.randn, mean, generator)
 
@@ -133,7 +137,7 @@ class DiscretizedLogistic:
     discrete = True
 
     @staticmethod
-    def _split(outputs):
+    def _split(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         location, log_scale = outputs.chunk(2, dim=-3)
         return location, log_scale.clamp(-7, 20)
 
@@ -156,7 +160,7 @@ class DiscretizedLogistic:
             mean += BIN * ((location - (-1 + (level + 0.5) * BIN)) / scale).sigmoid()
         return mean
 
-    def sample(self, outputs: torch.Tensor, generator=None) -> torch.Tensor:
+    def sample(self, outputs: torch.Tensor, generator: Generators = None) -> torch.Tensor:
         location, log_scale = self._split(outputs)
         u = _draw(torch.rand, location, generator).clamp(1e-7, 1 - 1e-7)
         values = location + log_scale.exp() * (u.log() - (-u).log1p())
@@ -172,7 +176,7 @@ class Categorical:
     discrete = True
 
     @staticmethod
-    def _logits(outputs):
+    def _logits(outputs: torch.Tensor) -> torch.Tensor:
         """(..., C, H, W, 256)"""
         return outputs.unflatten(-3, (-1, LEVELS)).movedim(-3, -1)
 
@@ -185,7 +189,7 @@ class Categorical:
         values = _from_level(torch.arange(LEVELS, device=outputs.device), outputs.dtype)
         return self._logits(outputs).softmax(-1) @ values
 
-    def sample(self, outputs: torch.Tensor, generator=None) -> torch.Tensor:
+    def sample(self, outputs: torch.Tensor, generator: Generators = None) -> torch.Tensor:
         logits = self._logits(outputs)
         u = _draw(torch.rand, logits, generator).clamp(min=1e-20)
         return _from_level((logits - (-u.log()).log()).argmax(-1), outputs.dtype)
@@ -210,24 +214,22 @@ class _VAE(ModelMixin, ConfigMixin):
 
     _auto_class = "AutoModel"
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save weights, config and this file; arguments as in `ModelMixin.save_pretrained`.
 
         `AutoModel.from_pretrained(..., trust_remote_code=True)` then loads the folder where this project is not installed.
         """
         os.makedirs(save_directory, exist_ok=True)
-        source = inspect.getsourcefile(type(self))
-        copy = os.path.join(save_directory, os.path.basename(source))
-        if not (os.path.exists(copy) and os.path.samefile(source, copy)):
-            shutil.copyfile(source, copy)
+        save_code(type(self), Path(save_directory))
         super().save_pretrained(os.fspath(save_directory), **kwargs)
 
     @classmethod
-    def extract_init_dict(cls, config_dict, **kwargs):
-        """As in `ConfigMixin`; what `AutoModel` needs to find this class is not an argument of it."""
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple:
+        """As in `ConfigMixin`, without "auto_map", by which `AutoModel` finds a class: it is not an argument of one."""
         return super().extract_init_dict({k: v for k, v in config_dict.items() if k != "auto_map"}, **kwargs)
 
-    def _init_distributions(self):
+    def _init_distributions(self) -> int:
+        """Make the likelihood of the config; returns the channels that the decoder needs. `ValueError` for values out of range."""
         config = self.config
         if config.likelihood not in LIKELIHOODS:
             raise ValueError(f"likelihood={config.likelihood!r}: choose one of {', '.join(LIKELIHOODS)}")
@@ -270,7 +272,9 @@ class _VAE(ModelMixin, ConfigMixin):
             outputs = torch.cat([outputs, log_variance], dim=-3)
         return outputs
 
-    def decode(self, z: torch.Tensor, return_dict: bool = True, generator=None) -> DecoderOutput | tuple[torch.Tensor]:
+    def decode(
+        self, z: torch.Tensor, return_dict: bool = True, generator: Generators = None
+    ) -> DecoderOutput | tuple[torch.Tensor]:
         """The mean of p(x|z), (B, C, H, W) in [-1, 1] (a Gaussian's may lie outside), of latents (B, latent_size), as `.sample`.
 
         `generator` is there for diffusers' interface and unused: to draw from p(x|z), pass what `decode_outputs` returns to
@@ -284,7 +288,7 @@ class _VAE(ModelMixin, ConfigMixin):
         sample: torch.Tensor,
         sample_posterior: bool = False,
         return_dict: bool = True,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
         latent_noise: torch.Tensor | None = None,
         reparameterize: bool = True,
     ) -> DecoderOutput | tuple[torch.Tensor, ...]:
@@ -404,20 +408,20 @@ def _activation(name: str) -> type[nn.Module]:
     return ACTIVATIONS[name]
 
 
-def _layers(sizes, act):
+def _layers(sizes: Sequence[int], act: type[nn.Module]) -> list[nn.Module]:
     return [module for i, o in pairwise(sizes) for module in (nn.Linear(i, o), act())]
 
 
-def _down(inputs, outputs, act):
+def _down(inputs: int, outputs: int, act: type[nn.Module]) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), act(), nn.Conv2d(outputs, outputs, 3, padding=1), act()]
 
 
-def _up(inputs, outputs, act):
+def _up(inputs: int, outputs: int, act: type[nn.Module]) -> list[nn.Module]:
     up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
     return [nn.Conv2d(inputs, inputs, 3, padding=1), act(), up, act()]
 
 
-def _draw(draw, like: torch.Tensor, generator) -> torch.Tensor:
+def _draw(draw: Callable[..., torch.Tensor], like: torch.Tensor, generator: Generators) -> torch.Tensor:
     """Numbers of `like`'s shape from `torch.rand` or `torch.randn`; a list holds a generator for each row."""
     if isinstance(generator, list):
         return torch.cat([_draw(draw, row[None], g) for row, g in zip(like, generator, strict=True)])
@@ -425,9 +429,26 @@ def _draw(draw, like: torch.Tensor, generator) -> torch.Tensor:
     return draw(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
 
 
-def _to_level(x):
+def _to_level(x: torch.Tensor) -> torch.Tensor:
     return ((x + 1) / BIN).round().long()
 
 
-def _from_level(level, dtype):
+def _from_level(level: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return level.to(dtype) * BIN - 1
+
+
+# Copied from hfgen.pipelines.saving.save_code
+def save_code(cls: type, folder: Path) -> list[str]:
+    """Copy the file of a class that diffusers has not; returns [module, class] as `model_index.json` names it."""
+    if is_stock(cls):
+        return ["diffusers", cls.__name__]
+    source = Path(inspect.getsourcefile(cls))
+    if source.resolve() != (folder / source.name).resolve():
+        shutil.copyfile(source, folder / source.name)
+    return [source.stem, cls.__name__]
+
+
+# Copied from hfgen.pipelines.saving.is_stock
+def is_stock(cls: type) -> bool:
+    """Whether diffusers has the class."""
+    return cls.__module__.split(".")[0] == "diffusers"

@@ -1,0 +1,7 @@
+"""`python -m hfgen.cli` is `hfgen`."""
+
+import sys
+
+from hfgen.cli.main import main
+
+sys.exit(main())

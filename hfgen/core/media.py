@@ -1,0 +1,86 @@
+"""Pixels between 8 bits and the models' range, and pictures: grids, PNG and GIF files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from hfgen.core.files import whole
+
+CELL = 56
+PADDING = 2
+BACKGROUND = 96
+FRAME_MS = 60
+LAST_FRAME_MS = 1500
+
+
+def to_model_range(images: torch.Tensor) -> torch.Tensor:
+    """uint8 0..255 to float32 value / 127.5 - 1 in [-1, 1]."""
+    return images.float().div_(127.5).sub_(1)
+
+
+def to_uint8(x: torch.Tensor) -> torch.Tensor:
+    """Values in [-1, 1] to the nearest of 0..255, uint8 of the same shape; values outside are clamped."""
+    return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def unit_to_uint8(x: torch.Tensor) -> torch.Tensor:
+    """Values in [0, 1], as pipelines give them, to the nearest of 0..255, uint8 of the same shape."""
+    return to_uint8(x * 2 - 1)
+
+
+def to_pil(images: torch.Tensor) -> list[Image.Image]:
+    """uint8 images (N, C, H, W) of 1 (grey) or 3 channels (RGB) as PIL images.
+
+    Raises `ValueError` for another shape or dtype.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"{images.dtype} of {tuple(images.shape)}: pass uint8 images (N, C, H, W) with C = 1 or 3")
+    arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
+
+
+def image_grid(
+    images: torch.Tensor | list[Image.Image], columns: int | None = None, scale: int | None = None
+) -> Image.Image:
+    """One picture of all images, row by row, left to right.
+
+    Args:
+        images: uint8 (N, C, H, W) with C = 1 or 3, or PIL images of one size; N >= 1.
+        columns: by default as many as make the grid nearly square.
+        scale: whole factor of enlargement, bicubic: 8x8 digits are hardly legible as squares; by default a cell is at least 56 pixels high and wide.
+    """
+    cells = to_pil(images) if isinstance(images, torch.Tensor) else images
+    columns = columns or math.ceil(math.sqrt(len(cells)))
+    rows = math.ceil(len(cells) / columns)
+    scale = scale or math.ceil(CELL / min(cells[0].size))
+    width, height = (side * scale + PADDING for side in cells[0].size)
+    grey = all(cell.mode == "L" for cell in cells)
+    size = (columns * width + PADDING, rows * height + PADDING)
+    grid = Image.new("L" if grey else "RGB", size, BACKGROUND if grey else (BACKGROUND,) * 3)
+    for i, cell in enumerate(cells):
+        large = cell.resize((cell.width * scale, cell.height * scale), Image.Resampling.BICUBIC)
+        grid.paste(large, (i % columns * width + PADDING, i // columns * height + PADDING))
+    return grid
+
+
+def save_png(image: Image.Image, path: Path):
+    """Write a PNG file, in one step."""
+    with whole(path) as beside:
+        image.save(beside, format="PNG")
+
+
+def save_gif(frames: list[Image.Image], path: Path):
+    """Write an endless animation of 60 ms a frame whose last frame stays for 1.5 s, in one step."""
+    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
+    with whole(path) as beside:
+        frames[0].save(beside, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def save_folder(images: list[Image.Image], folder: Path):
+    """Write 00000.png, 00001.png, ... into a folder that exists."""
+    for i, image in enumerate(images):
+        save_png(image, folder / f"{i:05d}.png")

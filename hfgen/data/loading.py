@@ -1,0 +1,110 @@
+"""Batches of uint8 images on the device: from memory when they fit, else decoded by a DataLoader."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import psutil
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from tqdm.auto import tqdm
+
+from hfgen.core.errors import HfgenError
+from hfgen.data.decode import ImageReader
+
+MEMORY_SHARE = 0.3
+READ_AT_ONCE = 1024
+
+
+class Rows(Protocol):
+    """Data of one shape, by row number."""
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    def batches(self, rows: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """For each int64 tensor of row numbers, these rows, (len(rows), ...), on the device."""
+
+
+@dataclass(frozen=True)
+class ImagesInMemory:
+    """All images as one uint8 tensor (N, C, H, W) on the device."""
+
+    images: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, rows: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """For each int64 tensor of row numbers, the uint8 images (len(rows), C, H, W) on the device."""
+        for batch in rows:
+            yield self.images.index_select(0, batch.to(self.images.device))
+
+
+@dataclass(frozen=True)
+class ImagesStreamed(TorchDataset):
+    """Images decoded as they are asked for, by worker processes that run ahead of the training."""
+
+    reader: ImageReader
+    device: torch.device
+    num_workers: int
+
+    def __len__(self) -> int:
+        return len(self.reader.dataset)
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        return torch.from_numpy(self.reader(row).copy())
+
+    def batches(self, rows: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """As `ImagesInMemory.batches`."""
+        loader = DataLoader(
+            self,
+            batch_sampler=[batch.tolist() for batch in rows],
+            num_workers=self.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        try:
+            for batch in loader:
+                yield batch.to(self.device, non_blocking=True)
+        except HfgenError as error:  # a worker's error arrives with its whole traceback as text
+            traceback.clear_frames(error.__traceback__)  # frees the loader, which then ends its workers at once
+            raise HfgenError(str(error).strip().rpartition("HfgenError: ")[2]) from None
+
+
+def load_images(reader: ImageReader, device: torch.device, *, show_progress: bool) -> ImagesInMemory | ImagesStreamed:
+    """The images of a reader, decoded once into memory if they take at most 30 % of what is free on the device."""
+    size = len(reader.dataset) * reader.channels * reader.resolution**2
+    if size > MEMORY_SHARE * _free_memory(device):
+        return ImagesStreamed(reader, device, num_workers=min(4, os.cpu_count() or 1))
+    return ImagesInMemory(decode_all(reader, show_progress=show_progress).to(device))
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def decode_all(reader: ImageReader, *, show_progress: bool) -> torch.Tensor:
+    """Every image of the reader, uint8 (N, C, H, W), decoded by threads (Pillow's decoders release the GIL)."""
+    count = len(reader.dataset)
+    images = torch.empty(count, reader.channels, reader.resolution, reader.resolution, dtype=torch.uint8)
+    into = images.numpy()
+
+    def decode(item: tuple[int, dict]) -> None:
+        into[item[0]] = reader.decode(*item)
+
+    bar = tqdm(total=count, desc="decoding", disable=not show_progress)
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, count, READ_AT_ONCE):
+            rows = range(start, min(start + READ_AT_ONCE, count))
+            for _ in pool.map(decode, reader.rows(rows), chunksize=64):
+                pass
+            bar.update(len(rows))
+    return images

@@ -1,0 +1,57 @@
+"""How rows of data become what a model sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+
+from hfgen.core.media import to_model_range
+from hfgen.data.batch import RandomSpec
+
+
+class Representation(Protocol):
+    """What the training loop leaves to the data.
+
+    Attributes:
+        random: the numbers that `augment` takes.
+        memory_format: in which the network's weights and the data lie.
+    """
+
+    @property
+    def random(self) -> RandomSpec: ...
+
+    @property
+    def memory_format(self) -> torch.memory_format: ...
+
+    def prepare(self, raw: torch.Tensor) -> torch.Tensor:
+        """Rows as the model sees them, (B, ...), from those that the data source gives."""
+
+    def augment(self, data: torch.Tensor, random: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Prepared rows, changed as only training rows are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """8-bit images, (B, C, H, W), as value / 127.5 - 1 in [-1, 1].
+
+    Attributes:
+        random_flip: mirror half of the training images left to right.
+    """
+
+    random_flip: bool = False
+    # drawn also when nothing is mirrored: a flag that says so must not change any other number
+    random: ClassVar[RandomSpec] = RandomSpec(uniform={"flip": ()})
+    memory_format: ClassVar[torch.memory_format] = torch.channels_last
+
+    def prepare(self, raw: torch.Tensor) -> torch.Tensor:
+        """To [-1, 1]."""
+        return to_model_range(raw).contiguous(memory_format=self.memory_format)
+
+    def augment(self, data: torch.Tensor, random: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Mirrored where `random["flip"]` is at least 1/2, if they are to be."""
+        if not self.random_flip:
+            return data
+        return torch.where(random["flip"][:, None, None, None] < 0.5, data, data.flip(3))

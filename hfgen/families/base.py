@@ -1,0 +1,273 @@
+"""What a kind of model answers. A new kind is one file with a `Family`, and one line in `registry.py`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from hfgen.configs.flags import check_ranges
+from hfgen.core.errors import HfgenError
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from hfgen.configs.training import TrainingConfig
+    from hfgen.core.resume import Resumable
+    from hfgen.data.batch import Batch, RandomSpec
+    from hfgen.data.evaluation_images import EvaluationImages
+    from hfgen.data.training_set import TrainingSet
+    from hfgen.results import EvaluationResult, LikelihoodResult, TrainingRecord
+
+PREVIEWS = 64
+Terms = dict[str, "torch.Tensor"]
+OnStep = Callable[[int, "torch.Tensor"], None]
+
+
+class Task(Protocol):
+    """Losses, previews and the pipeline of one training.
+
+    Attributes:
+        terms: names of what `loss` returns; "loss" is minimised, all are logged.
+        ylabel: of the curves, with the unit, and what the card calls the loss.
+        random: the numbers that `loss` finds in `batch.random`.
+        states: what else belongs to a checkpoint, by name: objects with `state_dict` of tensors and `load_state_dict`.
+        optimizers: names of optimizers; each has a turn in every step. Usually one.
+    """
+
+    terms: tuple[str, ...]
+    ylabel: str
+    random: RandomSpec
+    states: Mapping[str, Any]
+    optimizers: tuple[str, ...]
+
+    def to(self, device: torch.device) -> None:
+        """Called once, before the first step: what the losses need lies on the device from then on."""
+
+    def parameters(self, module: torch.nn.Module, optimizer: str) -> Sequence[torch.nn.Parameter]:
+        """The parameters that an optimizer trains."""
+
+    def loss(self, model: Callable, batch: Batch, optimizer: str) -> Terms:
+        """The terms of each row, (B,), in the turn of an optimizer."""
+
+    def end_step(self) -> None:
+        """Called after each optimizer step, whose micro-batches `loss` has seen."""
+
+    def held_out_loss(self, model: Callable, batch: Batch) -> Terms:
+        """The terms of held-out rows, whose random numbers are those of every other evaluation."""
+
+    def pipeline(self, module: torch.nn.Module) -> DiffusionPipeline:
+        """The pipeline of the module as it is: what is saved."""
+
+    def preview(self, module: torch.nn.Module) -> torch.Tensor:
+        """The same 64 samples each time it is called, uint8 (64, C, H, W)."""
+
+
+class OneOptimizer:
+    """A mixin for tasks that train all parameters with one optimizer and keep nothing from step to step."""
+
+    optimizers: tuple[str, ...] = ("model",)
+    states: Mapping[str, Any] = {}
+
+    def to(self, device) -> None:
+        """Nothing to move."""
+
+    def parameters(self, module, optimizer):
+        """All that require a gradient."""
+        return [p for p in module.parameters() if p.requires_grad]
+
+    def end_step(self) -> None:
+        """Nothing to do."""
+
+
+class Sampler(Protocol):
+    """Draws images from a pipeline, as its options say.
+
+    Attributes:
+        how: in words, for tables.
+        calls: steps of a batch, for the progress bar.
+        fixed_batch: whether only full batches may be drawn, as a compiled network wants it.
+        class_names: of a class-conditional model, else None.
+    """
+
+    how: str
+    calls: int
+    fixed_batch: bool
+    class_names: list[str] | None
+
+    def draw(self, generators: list[torch.Generator], first: int, on_step: OnStep | None = None) -> torch.Tensor:
+        """Images `first`, `first` + 1, ... , one for each generator, (B, C, H, W) in [0, 1]; image i is a function of its own
+        generator and of i alone. `on_step(step, x)` is told what the images are after each step."""
+
+    def warm_up(self, generators: list[torch.Generator], first: int) -> None:
+        """Make a first draw that does not count, where it would take longer than the others."""
+
+    def labels(self, count: int) -> torch.Tensor | None:
+        """The class that each of the first images is asked for, int64 (count,); None where there are no classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a model card tells of a kind of model, in Markdown; `hfgen.core.markdown` escapes what comes out of files.
+
+    Attributes:
+        summary: a sentence: what it is.
+        usage: code with its explanation, and last the line that leads over to the command line, such as "With hfgen on the
+            command line:". No blank line around it.
+        samples: caption of samples.png, such as "Ancestral samples, not selected."
+        limits: sentences, beside those that are true of every model.
+        tags: of the repository, beside "diffusers" and "hfgen".
+        pictures: captions of its figures, by the file's name without .png, in the order of the card.
+    """
+
+    summary: str
+    usage: str
+    samples: str
+    limits: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    pictures: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Of a family that has nothing to choose."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodSettings:
+    """How a likelihood is evaluated, whatever the family: `options` is an instance of `Family.likelihood_options`."""
+
+    options: Any
+    seed: int = 0
+    batch_size: int | None = None
+    resumable: Resumable | None = field(default=None, compare=False)
+
+
+class Family(ABC):
+    """A kind of model. Its methods get the pipeline or the configuration that they work on; a family keeps nothing.
+
+    Attributes:
+        name: in the registry, in results and on the command line.
+        title: in tables, such as "VAE".
+        network: the component whose parameters are trained and counted.
+        own_code: classes of hfgen that its repositories bring the code of, and the module (the file's name) of each.
+        model_flags, sampling_options, likelihood_options: dataclasses of its flags.
+        no_likelihood: why there is no likelihood to measure; None where `likelihood` measures one.
+        can_compile: whether torch.compile makes its sampling faster.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    network: ClassVar[str]
+    own_code: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    model_flags: ClassVar[type] = NoOptions
+    sampling_options: ClassVar[type] = NoOptions
+    likelihood_options: ClassVar[type] = NoOptions
+    no_likelihood: ClassVar[str | None] = None
+    can_compile: ClassVar[bool] = False
+
+    # -- repositories
+
+    @abstractmethod
+    def claims(self, index: Mapping[str, Any]) -> bool:
+        """Whether a `model_index.json` is of this kind."""
+
+    @abstractmethod
+    def files(self, index: Mapping[str, Any]) -> Sequence[str]:
+        """Patterns of the files that such a repository cannot do without, below its folder."""
+
+    @abstractmethod
+    def load(self, folder: Path, index: Mapping[str, Any]) -> DiffusionPipeline:
+        """The pipeline of a folder, by hfgen's and diffusers' own classes: no code of the folder is run.
+
+        Raises `HfgenError` for what this kind cannot do, and whatever the loader raises for damaged files.
+        """
+
+    def module(self, pipeline: DiffusionPipeline) -> torch.nn.Module:
+        """The network."""
+        return getattr(pipeline, self.network)
+
+    def image_shape(self, pipeline: DiffusionPipeline) -> tuple[int, int, int]:
+        """(C, H, W) of its images."""
+        config = self.module(pipeline).config
+        size = config.sample_size
+        return (config.in_channels, *((size, size) if isinstance(size, int) else size))
+
+    def configs(self, pipeline: DiffusionPipeline) -> dict[str, Mapping[str, Any]]:
+        """The configs that results depend on, by component."""
+        return {self.network: self.module(pipeline).config}
+
+    # -- training
+
+    def for_training(self, config: TrainingConfig) -> Family:
+        """The family of what a configuration trains: itself, or one that a flag makes it."""
+        return self
+
+    @abstractmethod
+    def model_config(self, config: TrainingConfig) -> dict[str, Any]:
+        """The network's config, in_channels and sample_size where it fixes them; before any data are read.
+
+        Raises `HfgenError` for flags that do not go together and for a config that cannot be found.
+        """
+
+    @abstractmethod
+    def build(self, config: TrainingConfig, model_config: dict[str, Any], images: TrainingSet) -> torch.nn.Module:
+        """The network to train on these images; `HfgenError` when there can be none."""
+
+    @abstractmethod
+    def task(self, config: TrainingConfig, module: torch.nn.Module, images: TrainingSet) -> Task:
+        """What trains it."""
+
+    # -- sampling
+
+    @abstractmethod
+    def sampler(self, pipeline: DiffusionPipeline, options: Any, compile: bool = False) -> Sampler:
+        """Draws by `options`, an instance of `sampling_options`; `HfgenError` for what this pipeline cannot do."""
+
+    # -- measuring
+
+    def likelihood(
+        self, pipeline: DiffusionPipeline, data: EvaluationImages, settings: LikelihoodSettings
+    ) -> LikelihoodResult:
+        """The likelihood of the images or a bound on it; `HfgenError` for a family that has none."""
+        raise HfgenError(f"{self.title}: {self.no_likelihood}; measure its samples instead, --samples N")
+
+    def plot_likelihood(self, result: EvaluationResult, path: Path) -> bool:
+        """Draw what there is to see of a likelihood; False if there is nothing."""
+        return False
+
+    # -- telling
+
+    @abstractmethod
+    def card(
+        self,
+        pipeline: DiffusionPipeline,
+        name: str,
+        training: TrainingRecord | None,
+        results: EvaluationResult | None,
+    ) -> Card:
+        """What a card tells of the model; `name` is what code on it loads."""
+
+    def figures(
+        self, pipeline: DiffusionPipeline, data: EvaluationImages, out: Path, seed: int, training: Path | None
+    ) -> list[Path]:
+        """Draw the pictures that there are of such a model into the folder `out`; returns their paths.
+
+        `training` is the folder of its training, None for a model that was not trained here. The curves are the trainer's.
+        """
+        return []
+
+
+def make_options(kind: type, values: Mapping[str, Any], whose: str):
+    """An instance of a family's options; `HfgenError` for one that it has not and for numbers out of range."""
+    known = {item.name for item in fields(kind)}
+    unknown = [f"--{name}" for name in values if name not in known]
+    if unknown:
+        raise HfgenError(f"{', '.join(unknown)}: {whose} has no such choice: leave it out")
+    options = kind(**values)
+    check_ranges(options)
+    return options

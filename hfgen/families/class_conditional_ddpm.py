@@ -1,0 +1,58 @@
+"""Diffusion models that are told classes, with classifier-free guidance (Ho & Salimans 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from hfgen.core.errors import HfgenError
+from hfgen.families.ddpm import DDPM
+from hfgen.families.ddpm.flags import ClassConditionalSampling
+
+PIPELINE, MODULE = "ClassConditionalDDPMPipeline", "pipeline_hfgen_class_conditional"
+
+
+class ClassConditionalDDPM(DDPM):
+    """A diffusion model of p(x | class) and, with the class withheld, of p(x)."""
+
+    name = "class_conditional_ddpm"
+    title = "class-conditional diffusion"
+    sampling_options = ClassConditionalSampling
+    own_code: ClassVar[Mapping[str, str]] = {**DDPM.own_code, PIPELINE: MODULE}
+
+    def claims(self, index):
+        return index.get("_class_name") in (PIPELINE, [MODULE, PIPELINE])
+
+    def load(self, folder, index):
+        from hfgen.pipelines import ClassConditionalDDPMPipeline
+
+        return ClassConditionalDDPMPipeline.from_pretrained(folder, use_safetensors=True)
+
+    def num_classes(self, images):
+        if images.train_labels is None or images.labels is None:
+            raise HfgenError(
+                "class_conditional needs a column of classes in the training and the held-out split: name it with "
+                "--label_column"
+            )
+        return len(images.class_names)
+
+    def task(self, config, module, images):
+        from hfgen.families.ddpm.class_conditional import ClassConditionalDDPMTask
+        from hfgen.families.ddpm.task import task_settings
+
+        return ClassConditionalDDPMTask(
+            **task_settings(config, images),
+            class_names=tuple(images.class_names),
+            class_dropout=config.model.class_dropout,
+        )
+
+    def sampler(self, pipeline, options, compile=False):
+        from hfgen.families.ddpm.class_conditional import ClassConditionalSampler
+
+        return ClassConditionalSampler(pipeline, options, compile)
+
+    def likelihood(self, pipeline, data, settings):
+        from hfgen.families.ddpm.bound import Unlabelled, evaluate_bound
+
+        model = Unlabelled(pipeline.unet, len(pipeline.class_names))
+        return evaluate_bound(model, pipeline.scheduler, data, settings)

@@ -1,0 +1,29 @@
+"""Pictures of a diffusion model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hfgen.core.media import image_grid, save_png
+from hfgen.families.base import PREVIEWS, Family
+from hfgen.sampling.draw import draw_samples
+
+
+def save_diffusion_figures(family: Family, pipeline: Any, out: Path, seed: int, training: Path | None) -> list[Path]:
+    """Write samples.png into the folder `out`; returns its path, if there is one.
+
+    64 new samples by the default sampler; in the folder of a training itself the last grid that it drew, if it drew any.
+    """
+    path = out / "samples.png"
+    if out == training:
+        grids = sorted((training / "samples").glob("step-*.png"))
+        if not grids:
+            return []
+        shutil.copyfile(grids[-1], path)
+        return [path]
+    sampler = family.sampler(pipeline, family.sampling_options())
+    samples = draw_samples(sampler, device=pipeline.device, num_images=PREVIEWS, seed=seed)
+    save_png(image_grid(samples.images), path)
+    return [path]

@@ -1,0 +1,96 @@
+"""What can be chosen of a diffusion model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hfgen.configs.flags import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, at_least, flag
+from hfgen.schedulers.names import SamplerName
+
+LEAST_EVALUATIONS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPMFlags:
+    """The flags of train_ddpm.py that are a diffusion model's own."""
+
+    _argument_group_name = "diffusion model"
+
+    model_config_name_or_path: str = flag(
+        "mnist",
+        "noise predictor: digits, mnist, mnist-fourier, cifar10, a UNet2DModel config JSON, a folder or repository",
+    )
+    ddpm_num_steps: int = flag(1000, "T, the steps of the diffusion; betas are scaled by 1000/T", range=POSITIVE)
+    ddpm_num_inference_steps: int = flag(
+        1000, "ancestral steps of the samples drawn while training, at most T", range=POSITIVE, identity=False
+    )
+    ddpm_beta_schedule: Literal["linear", "squaredcos_cap_v2", "sigmoid"] = flag(
+        "squaredcos_cap_v2",
+        "betas: squaredcos_cap_v2 (cosine, Nichol & Dhariwal 2021), linear (Ho et al. 2020) or sigmoid",
+        card="always",  # a default may change, a model does not
+    )
+    rescale_betas_zero_snr: bool = flag(
+        False, "shift the betas so that x_T is noise alone (Lin et al. 2023); not for epsilon and mu"
+    )
+    ddpm_variance_type: Literal["fixed_small", "fixed_large", "learned_range"] = flag(
+        "fixed_small",
+        "variance of a reverse step: beta_tilde (small), beta (large), or learned between them",
+        card="always",
+    )
+    variance_objective: Literal["hybrid", "vlb"] = flag(
+        "hybrid", "of learned_range: L_hybrid, which trains the mean by loss_weighting, or L_vlb, the bound for both"
+    )
+    prediction_type: Literal["epsilon", "sample", "v_prediction", "mu"] = flag(
+        "v_prediction",
+        "what the network predicts: v, the noise, x_0, or mu, the mean of q(x_{t-1} | x_t, x_0)",
+        card="always",
+    )
+    loss_weighting: Literal["simple", "vlb", "snr", "truncated_snr", "min_snr"] = flag(
+        "simple",
+        "weight of the squared error at t: 1 on the prediction, the bound's, or on x_0 SNR, max(SNR, 1) or min(SNR, snr_gamma)",
+    )
+    snr_gamma: float = flag(5.0, "gamma of min_snr (Hang et al. 2023)", range=POSITIVE)
+    time_sampling: Literal["uniform", "stratified", "importance"] = flag(
+        "uniform",
+        "t of a batch's rows: each uniform, spread evenly over 1..T, or drawn by the size of their losses and weighted back",
+    )
+    class_conditional: bool = flag(False, "tell the network the classes of label_column, for classifier-free guidance")
+    class_dropout: float = flag(0.1, "share of rows whose class is withheld in training", range=BELOW_ONE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionSampling:
+    """How a diffusion model is sampled."""
+
+    scheduler: SamplerName | None = flag(None, "sampler of a diffusion model; none: sde-dpmsolver++")
+    steps: int | None = flag(
+        None, "denoising steps; none: 20, all for ddpm, 50 for ddim, euler and heun", range=POSITIVE
+    )
+    eta: float | None = flag(None, "noise of ddim, from 0 (none) to 1 as in ddpm; none: 0", range=FRACTION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassConditionalSampling(DiffusionSampling):
+    """How a class-conditional diffusion model is sampled."""
+
+    class_labels: tuple[str, ...] | None = flag(
+        None, "classes of a class-conditional model, by number or name, in turn; none: all"
+    )
+    guidance_scale: float | None = flag(
+        None,
+        "w in out_u + w (out_c - out_u) of a class-conditional model; none: 1, no guidance; above: more typical",
+        range=NOT_NEGATIVE,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionLikelihood:
+    """How the bound of a diffusion model is evaluated."""
+
+    exact: bool = flag(False, "of a diffusion model: every t for every image")
+    evaluations: int = flag(
+        100_000,
+        "of a diffusion model: network evaluations for the bound, without --exact",
+        range=at_least(LEAST_EVALUATIONS),
+    )

@@ -1,0 +1,87 @@
+"""How images are drawn from a diffusion model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from hfgen.core.errors import HfgenError
+from hfgen.families.ddpm.flags import DiffusionSampling
+from hfgen.pipelines.denoising import check_inputs, set_timesteps
+from hfgen.sampling.compiled import compile_now, compile_unet, is_compiled
+from hfgen.schedulers.samplers import default_sampler, default_steps, make_sampler
+
+
+class DiffusionSampler:
+    """Draws with a solver of diffusers; the pipeline that it is given stays as it is.
+
+    Raises `HfgenError` for a solver or steps that the model cannot have.
+    """
+
+    class_names: list[str] | None = None
+
+    def __init__(self, pipeline: Any, options: DiffusionSampling, compile: bool = False):
+        name = options.scheduler or default_sampler(pipeline.scheduler)
+        self.pipeline = copy.copy(pipeline)
+        self.pipeline.scheduler = make_sampler(name, pipeline.scheduler)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.eta = options.eta or 0.0
+        self.steps = options.steps or default_steps(name, self.pipeline.scheduler.config.num_train_timesteps)
+        self.how = f"{name}, {self.steps} steps{f', eta {self.eta:g}' if self.eta else ''}"
+        try:
+            check_inputs(
+                self.pipeline,
+                batch_size=1,
+                generator=None,
+                num_inference_steps=self.steps,
+                eta=self.eta,
+                output_type="pt",
+            )
+            self.calls = len(set_timesteps(self.pipeline, self.steps))
+        except ValueError as error:
+            raise HfgenError(str(error)) from error
+        self.compile = compile
+
+    @property
+    def fixed_batch(self) -> bool:
+        """A compiled network is compiled anew for each size of a batch."""
+        return self.compile or is_compiled(self.pipeline.unet)
+
+    def labels(self, count: int) -> torch.Tensor | None:
+        """None: there are no classes."""
+        return None
+
+    def arguments(self, first: int, count: int) -> dict[str, Any]:
+        """What the pipeline is called with for images first..first+count-1."""
+        return {"batch_size": count}
+
+    def draw(self, generators, first, on_step=None) -> torch.Tensor:
+        """As `Sampler.draw`."""
+        return self._draw(generators, first, self.steps, on_step)
+
+    def warm_up(self, generators, first) -> None:
+        """A first step, in which the network is compiled; not before, as a likelihood may be measured in between."""
+        if self.compile:
+            compile_unet(self.pipeline.unet)
+        if self.fixed_batch:
+            compile_now(lambda: self._draw(generators, first, 1, None))
+
+    def _draw(self, generators, first, steps, on_step) -> torch.Tensor:
+        def callback(_pipeline, step, _timestep, tensors):
+            on_step(step, tensors["latents"])
+
+        try:
+            return self.pipeline(
+                **self.arguments(first, len(generators)),
+                generator=generators,
+                num_inference_steps=steps,
+                eta=self.eta,
+                output_type="pt",
+                callback_on_step_end=callback if on_step is not None else None,
+            ).images
+        except torch.OutOfMemoryError as error:
+            raise HfgenError(
+                f"{len(generators)} images at once do not fit on {self.pipeline.device}: lower batch_size"
+            ) from error

@@ -1,0 +1,185 @@
+"""How a diffusion model is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import gather
+from diffusers import SchedulerMixin
+
+from hfgen.configs.training import TrainingConfig
+from hfgen.core.errors import HfgenError
+from hfgen.core.media import unit_to_uint8
+from hfgen.core.random import Stream, seeded
+from hfgen.data.batch import Batch, RandomSpec
+from hfgen.data.training_set import TrainingSet
+from hfgen.families.base import PREVIEWS, OneOptimizer, Terms
+from hfgen.families.ddpm.flags import DDPMFlags
+from hfgen.objectives import TIMES, WEIGHTS, DiffusionLoss, ImportanceTimes, UniformTimes, min_snr, on_prediction
+from hfgen.pipelines import UnconditionalDiffusionPipeline
+from hfgen.schedulers import reverse_process
+from hfgen.schedulers.noise import noise_scheduler
+
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPMTask(OneOptimizer):
+    """A weighted squared error of the prediction as the loss, ancestral samples as previews.
+
+    Attributes:
+        shape: (C, H, W) of the images.
+        num_inference_steps: of the previews.
+        batch_size: of the previews.
+        seen: timesteps and losses of the step's micro-batches so far, for importance times.
+    """
+
+    scheduler: SchedulerMixin
+    objective: DiffusionLoss
+    times: UniformTimes
+    shape: tuple[int, ...]
+    num_inference_steps: int
+    batch_size: int
+    seed: int
+    ylabel: str
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    terms = ("loss",)
+
+    @property
+    def random(self) -> RandomSpec:
+        """The noise, and a number for t."""
+        return RandomSpec(normal={"noise": self.shape}, uniform={"time": ()})
+
+    @property
+    def states(self) -> Mapping[str, Any]:
+        """What importance times have learnt."""
+        return {"times": self.times} if isinstance(self.times, ImportanceTimes) else {}
+
+    def to(self, device: torch.device) -> None:
+        """The tables of the process lie on the device."""
+        self.objective.to(device)
+        self.times.to(device)
+
+    def loss(self, model: Callable, batch: Batch, optimizer: str) -> Terms:
+        """w(t) times the squared error at t, weighted so that its mean is that of uniform t."""
+        timesteps, weights = self.times.sample(batch.random["time"], batch.random["stratified"])
+        losses = self._losses(model, batch, timesteps, self.condition(batch))
+        if self.states:
+            self.seen.append((gather(timesteps), gather(losses.detach())))
+        return {"loss": weights * losses}
+
+    def condition(self, batch: Batch) -> Mapping[str, torch.Tensor]:
+        """What the network is told in training."""
+        return {}
+
+    def held_out_condition(self, batch: Batch) -> Mapping[str, torch.Tensor]:
+        """What it is told of held-out images."""
+        return {}
+
+    def end_step(self) -> None:
+        """Let the times learn from the whole batch at once: its micro-batches draw from the same distribution."""
+        if self.seen:
+            self.times.update(*map(torch.cat, zip(*self.seen, strict=True)))
+            self.seen.clear()
+
+    def held_out_loss(self, model: Callable, batch: Batch) -> Terms:
+        """The loss at times spread evenly over the images, whatever the batches."""
+        uniform = ((batch.rows + 0.5) * GOLDEN_RATIO % 1).to(batch.random["noise"])
+        timesteps, _ = UniformTimes(self.times.num_steps).sample(uniform, uniform)
+        return {"loss": self._losses(model, batch, timesteps, self.held_out_condition(batch))}
+
+    def _losses(self, model, batch: Batch, timesteps: torch.Tensor, cond: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        noise = batch.random["noise"]
+        x_t = self.objective.add_noise(batch.data, noise, timesteps)
+        output = model(x_t, timesteps, **cond, return_dict=False)[0].float()
+        return self.objective(output, batch.data, noise, timesteps)
+
+    def pipeline(self, module: torch.nn.Module) -> UnconditionalDiffusionPipeline:
+        """The network with its scheduler."""
+        return UnconditionalDiffusionPipeline(module, self.scheduler)
+
+    def wanted(self, places: range) -> Any:
+        """The pipeline's first argument for those previews."""
+        return len(places)
+
+    def preview(self, module: torch.nn.Module) -> torch.Tensor:
+        """64 ancestral samples."""
+        pipeline = self.pipeline(module)
+        pipeline.set_progress_bar_config(leave=False, desc="samples")
+        generator = seeded(module.device, self.seed, Stream.SAMPLES)
+        places = [range(i, min(i + self.batch_size, PREVIEWS)) for i in range(0, PREVIEWS, self.batch_size)]
+        batches = [
+            pipeline(
+                self.wanted(part),
+                generator=generator,
+                num_inference_steps=self.num_inference_steps,
+                output_type="pt",
+            ).images
+            for part in places
+        ]
+        return unit_to_uint8(torch.cat(batches)).cpu()
+
+
+def task_settings(config: TrainingConfig, images: TrainingSet) -> dict[str, Any]:
+    """The attributes of a `DDPMTask`."""
+    model, optimization = config.model, config.optimization
+    scheduler = make_scheduler(model)
+    return {
+        "scheduler": scheduler,
+        "objective": make_objective(model, scheduler),
+        "times": TIMES[model.time_sampling](model.ddpm_num_steps),
+        "shape": images.shape,
+        "num_inference_steps": model.ddpm_num_inference_steps,
+        "batch_size": optimization.eval_batch_size,
+        "seed": optimization.seed,
+        "ylabel": loss_name(model),
+    }
+
+
+def make_scheduler(model: DDPMFlags) -> SchedulerMixin:
+    """The scheduler of the flags; `HfgenError` when T admits no such betas or has fewer steps than the samples."""
+    if model.ddpm_num_inference_steps > model.ddpm_num_steps:
+        raise HfgenError(
+            f"ddpm_num_inference_steps={model.ddpm_num_inference_steps} is more than ddpm_num_steps={model.ddpm_num_steps}: "
+            "lower it"
+        )
+    try:
+        return noise_scheduler(
+            model.ddpm_beta_schedule,
+            model.ddpm_num_steps,
+            model.prediction_type,
+            model.ddpm_variance_type,
+            model.rescale_betas_zero_snr,
+        )
+    except ValueError as error:
+        raise HfgenError(f"ddpm_num_steps: {error}") from error
+
+
+def make_objective(model: DDPMFlags, scheduler: SchedulerMixin) -> DiffusionLoss:
+    """The loss of the flags; `HfgenError` for a weighting that the schedule has none of."""
+    process = reverse_process(scheduler)
+    weigh = (
+        partial(min_snr, gamma=model.snr_gamma) if model.loss_weighting == "min_snr" else WEIGHTS[model.loss_weighting]
+    )
+    weight = weigh(process)
+    if not on_prediction(process, weight).isfinite().all():
+        raise HfgenError(
+            f"loss_weighting={model.loss_weighting!r} is infinite for this schedule: use simple, or leave rescale_betas_zero_snr out"
+        )
+    return DiffusionLoss(process, weight, model.variance_objective)
+
+
+def loss_name(model: DDPMFlags) -> str:
+    """What the curves and the card call the loss."""
+    if model.ddpm_variance_type == "learned_range" and model.variance_objective == "vlb":
+        return "L_vlb, nats per pixel value"
+    predicted = model.prediction_type.removesuffix("_prediction")
+    name = f"squared error of {predicted}, weighting {model.loss_weighting}, per pixel"
+    if model.prediction_type == "epsilon" and model.loss_weighting == "simple":
+        name = "L_simple per pixel"
+    return f"{name} + 0.001 L_vlb" if model.ddpm_variance_type == "learned_range" else name

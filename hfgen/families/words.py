@@ -1,0 +1,20 @@
+"""Words that the cards of several families share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+COLOURS = {1: "grey", 3: "RGB"}
+
+
+def parameter_words(module: torch.nn.Module) -> str:
+    """Such as "707,481 parameters"."""
+    return f"{sum(p.numel() for p in module.parameters()):,} parameters"
+
+
+def image_words(channels: int, size: int | Sequence[int]) -> str:
+    """Such as "28x28 grey images"; `size` is a side, or (H, W)."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return f"{height}x{width} {COLOURS.get(channels, f'{channels}-channel')} images"

@@ -1,0 +1,1 @@
+"""Images from trained models, one seed for each image."""

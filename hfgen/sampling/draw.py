@@ -1,0 +1,138 @@
+"""Images from any sampler, one seed for each image."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from tqdm.auto import tqdm
+
+from hfgen.core.errors import HfgenError
+from hfgen.core.media import image_grid, save_gif, save_png, to_pil, to_uint8, unit_to_uint8
+from hfgen.core.random import Stream, seeded
+from hfgen.families.base import Sampler
+
+TRAJECTORY_IMAGES = 16
+TRAJECTORY_FRAMES = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Sampled images and how long they took.
+
+    Attributes:
+        images: uint8 (N, C, H, W).
+        trajectory: uint8 (frames, M, C, H, W), the first M <= 16 images from noise to result; None if not asked for.
+        seconds: of sampling.
+        how: by which sampler.
+    """
+
+    images: torch.Tensor = field(repr=False)
+    trajectory: torch.Tensor | None = field(default=None, repr=False)
+    seconds: float
+    how: str
+
+    def grid(self) -> PIL.Image.Image:
+        """All images in one picture."""
+        return image_grid(self.images)
+
+    def pil(self) -> list[PIL.Image.Image]:
+        """The images as PIL images."""
+        return to_pil(self.images)
+
+    def save(self, path: str | Path) -> None:
+        """Write the grid as PNG; `HfgenError` when it cannot be written."""
+        save_png(self.grid(), Path(path))
+
+    def save_trajectory(self, path: str | Path) -> None:
+        """Write an animation from noise to images as GIF; `HfgenError` without a trajectory or when it cannot be written."""
+        if self.trajectory is None:
+            raise HfgenError("these samples have no trajectory: sample with trajectory=True")
+        save_gif([image_grid(frame) for frame in self.trajectory], Path(path))
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.grid().save(picture, format="PNG")
+        return picture.getvalue()
+
+
+def draw_samples(
+    sampler: Sampler,
+    *,
+    device: torch.device,
+    num_images: int,
+    seed: int = 0,
+    batch_size: int = 64,
+    first: int = 0,
+    trajectory: bool = False,
+) -> Samples:
+    """Sample images first..first+num_images-1, the noise of image i drawn from a generator of its own, seeded by (seed, i).
+
+    Image i is therefore the same whatever `num_images` and `batch_size` are, but for the rounding of the network, whose
+    matrix products sum in another order for another batch: at times a pixel differs by one of its 256 levels.
+    The generators lie on `device`; another kind of device draws other images.
+
+    A sampler of fixed batches gets full ones only, and its warm-up does not count as seconds.
+
+    Raises `HfgenError` for numbers out of range, and for a trajectory of a sampler that has no steps.
+    """
+    for name, value, least in (("num_images", num_images, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if value < least:
+            raise HfgenError(f"{name}={value}: use {least} or more")
+    if trajectory and not sampler.calls:
+        raise HfgenError("trajectory: this model draws an image in one step: leave it out")
+    recorder = _Recorder(sampler.calls, min(num_images, TRAJECTORY_IMAGES)) if trajectory else None
+    end = first + num_images
+
+    def generators(start_at: int) -> list[torch.Generator]:
+        last = start_at + batch_size
+        return image_generators(device, seed, start_at, last if sampler.fixed_batch else min(end, last))
+
+    sampler.warm_up(generators(first), first)
+    batches, start = [], time.perf_counter()
+    batch_count = -(-num_images // batch_size)
+    with tqdm(total=sampler.calls * batch_count, desc="denoising", unit="step", disable=not sampler.calls) as bar:
+
+        def on_step(step: int, x: torch.Tensor) -> None:
+            bar.update()
+            if recorder is not None:
+                recorder(step, x)
+
+        for start_at in range(first, end, batch_size):
+            images = sampler.draw(generators(start_at), start_at, on_step)[: end - start_at]
+            batches.append(unit_to_uint8(images).cpu())
+    images = torch.cat(batches)
+    frames = recorder.frames(images) if recorder is not None else None
+    return Samples(images=images, trajectory=frames, seconds=time.perf_counter() - start, how=sampler.how)
+
+
+def image_generators(device: torch.device, seed: int, first: int, end: int) -> list[torch.Generator]:
+    """One for each of the images first..end-1; torch has none that draws on mps."""
+    draw_on = "cpu" if device.type == "mps" else device
+    return [seeded(draw_on, seed, Stream.SAMPLES, i) for i in range(first, end)]
+
+
+class _Recorder:
+    """Keeps the first `count` images at about 50 evenly chosen of `calls` steps; batches come in order."""
+
+    def __init__(self, calls: int, count: int):
+        self.count = count
+        chosen = np.linspace(0, calls - 1, min(calls, TRAJECTORY_FRAMES)).round().astype(int)
+        self.kept: dict[int, list[torch.Tensor]] = {int(step): [] for step in chosen}
+
+    def __call__(self, step: int, x: torch.Tensor) -> None:
+        missing = self.count - sum(len(part) for part in self.kept.get(step, []))
+        if step in self.kept and missing > 0:
+            # samples of variance-exploding schedulers grow with the noise: show them at the scale of an image
+            rms = x.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=1)
+            self.kept[step].append(to_uint8(x / rms)[:missing])
+
+    def frames(self, images: torch.Tensor) -> torch.Tensor:
+        """The recorded frames, the last one replaced by the result."""
+        noisy = [torch.cat(parts).cpu() for parts in self.kept.values()]
+        return torch.stack([*noisy[:-1], images[: self.count]])

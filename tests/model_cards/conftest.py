@@ -1,1 +1,0 @@
-from hub_users import hub, ours, stranger, stranger_python  # noqa: F401
