@@ -1,0 +1,74 @@
+"""How images are drawn from a variational diffusion model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from hfgen.core.errors import HfgenError
+from hfgen.families.vdm.flags import DEFAULT_STEPS, VDMSampling
+from hfgen.pipelines.pipeline_hfgen_vdm import VDMPipeline
+
+
+class VDMSampler:
+    """Draws by ancestral steps, image i of the class i, modulo their number, of those that are asked for.
+
+    Raises `HfgenError` for classes that the model was not told.
+    """
+
+    fixed_batch = False
+
+    def __init__(self, pipeline: VDMPipeline, options: VDMSampling):
+        self.pipeline = copy.copy(pipeline)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.class_names: list[str] | None = pipeline.class_names or None
+        self.calls = self.steps = options.steps or DEFAULT_STEPS
+        self.guidance_scale = 1.0 if options.guidance_scale is None else options.guidance_scale
+        self.wanted = self._wanted(options)
+        self.how = f"ancestral, {self.steps} steps"
+        if self.class_names is not None:
+            asked = f"classes {', '.join(options.class_labels)}" if options.class_labels else "classes in turn"
+            self.how += f", {asked}, guidance {self.guidance_scale:g}"
+
+    def _wanted(self, options: VDMSampling) -> list[int] | None:
+        """The classes, None for a model of none."""
+        if self.class_names is None and (options.class_labels or options.guidance_scale is not None):
+            raise HfgenError("class_labels and guidance_scale: this model was told no classes, leave them out")
+        try:
+            return self.pipeline.label_numbers(options.class_labels or self.class_names) if self.class_names else None
+        except ValueError as error:
+            raise HfgenError(str(error)) from error
+
+    def labels(self, count: int) -> torch.Tensor | None:
+        """The class that each image was asked for; None where there are no classes."""
+        return None if self.wanted is None else torch.tensor(self._labels(0, count))
+
+    def _labels(self, first: int, count: int) -> list[int]:
+        assert self.wanted is not None
+        return [self.wanted[i % len(self.wanted)] for i in range(first, first + count)]
+
+    def draw(self, generators, first, on_step=None) -> torch.Tensor:
+        """As `Sampler.draw`."""
+
+        def callback(_pipeline: Any, step: int, _t: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
+            on_step(step, tensors["latents"])
+
+        try:
+            return self.pipeline(
+                len(generators),
+                generator=generators,
+                num_inference_steps=self.steps,
+                class_labels=None if self.wanted is None else self._labels(first, len(generators)),
+                guidance_scale=self.guidance_scale,
+                output_type="pt",
+                callback_on_step_end=None if on_step is None else callback,
+            ).images
+        except torch.OutOfMemoryError as error:
+            raise HfgenError(
+                f"{len(generators)} images at once do not fit on {self.pipeline.device}: lower batch_size"
+            ) from error
+
+    def warm_up(self, generators, first) -> None:
+        """The first draw takes no longer than others."""
