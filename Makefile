@@ -11,18 +11,18 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist w
 
 demo: $(DEMO)/trajectory.gif
 	@echo
-	@echo "$(DEMO)                  the pipeline: DiffusionPipeline.from_pretrained(\"$(DEMO)\")"
-	@echo "$(DEMO)/samples.png      64 digits"
+	@echo "$(DEMO)                  the pipeline: hfgen.load(\"$(DEMO)\").pipeline"
+	@echo "$(DEMO)/samples.png      100 digits, a column for each class"
 	@echo "$(DEMO)/trajectory.gif   from noise to digits"
 	@echo "$(DEMO)/loss.png         training and held-out loss"
 	@echo
-	@echo "next: $(BIN)/hfgen sample $(DEMO) --seed 1 --out more.png"
+	@echo "next: $(BIN)/hfgen sample $(DEMO) --class_labels 7 --guidance_scale 2 --out sevens.png"
 	@echo "      $(BIN)/hfgen sample model_cards/ddpm-mnist --num_images 64 --out mnist.png"
 
 $(DEMO)/trajectory.gif: | $(INSTALLED)
 	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		training/train_ddpm.py --config training/digits.yaml --output_dir $(DEMO) --resume_from_checkpoint latest
-	$(BIN)/hfgen sample $(DEMO) --scheduler ddpm --num_images 64 --seed 0 --out $(DEMO)/samples.png --trajectory $(DEMO)/trajectory.gif
+		training/train_ddpm.py --config training/digits-class-conditional.yaml --output_dir $(DEMO) --resume_from_checkpoint latest
+	$(BIN)/hfgen sample $(DEMO) --num_images 100 --batch_size 100 --guidance_scale 2 --seed 0 --out $(DEMO)/samples.png --trajectory $(DEMO)/trajectory.gif
 
 test: $(INSTALLED)
 	$(PYTEST)
