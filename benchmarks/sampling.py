@@ -23,13 +23,13 @@ from hfgen.core.errors import HfgenError
 from hfgen.core.plotting import new_figure, save_figure
 from hfgen.core.resume import Resumable
 from hfgen.data.loading import ImagesInMemory
+from hfgen.drawing.compiled import compile_unet
 from hfgen.evaluation.features import load_feature_network
 from hfgen.evaluation.quality import frechet_distance, precision_recall
 from hfgen.evaluation.samples import Draws, real_images
 from hfgen.families.base import make_options
 from hfgen.library import load
 from hfgen.pipelines.denoising import image_shape
-from hfgen.sampling.compiled import compile_unet
 from hfgen.schedulers import SAMPLER_NAMES
 
 EVALUATIONS = (5, 10, 20, 50, 100, 250, 1000)

@@ -85,7 +85,7 @@ class Kind:
             logger="none",
             **self.flags,
         )
-        self.model = family.build(self.config, family.model_config(self.config), images)
+        self.model = family.build(self.config, family.model_config(self.config, None), images, None)
         self.task = family.task(self.config, self.model, images)
 
 

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from hfgen.configs.sampling import SamplingConfig
     from hfgen.configs.training import TrainingConfig
     from hfgen.core.errors import HfgenError
+    from hfgen.drawing.draw import Samples
     from hfgen.evaluation.compare import Comparison
     from hfgen.families.model import Model
     from hfgen.library import Training, compare, evaluate, load, sample, train, training_config
     from hfgen.results import EvaluationResult
-    from hfgen.sampling.draw import Samples
 
 _PLACES = {
     "Comparison": "hfgen.evaluation.compare",
@@ -25,7 +25,7 @@ _PLACES = {
     "EvaluationResult": "hfgen.results",
     "HfgenError": "hfgen.core.errors",
     "Model": "hfgen.families.model",
-    "Samples": "hfgen.sampling.draw",
+    "Samples": "hfgen.drawing.draw",
     "SamplingConfig": "hfgen.configs.sampling",
     "Training": "hfgen.library",
     "TrainingConfig": "hfgen.configs.training",

@@ -20,8 +20,8 @@ from hfgen.results import TRAINING_FILE, EvaluationResult, TrainingRecord
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from hfgen.drawing.draw import Samples
     from hfgen.evaluation.compare import Comparison
-    from hfgen.sampling.draw import Samples
 
 WithOptions = TypeVar("WithOptions", SamplingConfig, EvaluationConfig)
 
@@ -74,16 +74,17 @@ def compare(
     out: Path | None = None,
     repeat: int = 3,
     device: str | None = None,
+    overwrite: bool = False,
     **changes: Any,
 ) -> Comparison:
     """Measure several models on the same images; arguments as in `evaluate`, and `repeat` timings of a sample.
 
     Options that a family has not are left out for its models. With `out` the page is written there, and work that breaks off
-    goes on from there.
+    goes on from there; a page or table there that hfgen did not write is replaced with `overwrite` alone.
 
     Raises `HfgenError` for fewer than two models, two of one name, and as `evaluate`.
     """
-    from hfgen.evaluation.compare import compare_models, comparison_folder, finish_comparison
+    from hfgen.evaluation.compare import check_page, compare_models, comparison_folder, finish_comparison
 
     evaluation = _changed(config or EvaluationConfig(samples=COMPARED_SAMPLES), changes)
     asked = ComparisonConfig(models=tuple(map(str, models)), evaluation=evaluation, repeat=repeat)
@@ -95,9 +96,10 @@ def compare(
     if out is None:
         with TemporaryDirectory() as folder:
             return compare_models(asked, load_one, Path(folder) / "work")
+    check_page(Path(out), overwrite)
     work = comparison_folder(Path(out))
     comparison = compare_models(asked, load_one, work)
-    comparison.save(out)
+    comparison.save(out, overwrite=overwrite)
     finish_comparison(asked, work)
     return comparison
 

@@ -13,6 +13,7 @@ from hfgen.core.files import read_json, write_json
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
 
 RESULTS_FILE, TRAINING_FILE = "results.json", "training.json"
 SCHEMA_VERSION = 2
@@ -23,6 +24,18 @@ ROLES_OF_VERSION_1 = {
     "vlb_total": "bound",
     "negative_elbo": "bound",
     "negative_iw_bound": "importance-weighted bound",
+}
+
+# what a file must hold where a field is declared so
+KINDS: Mapping[str, Any] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "Mapping[str, str]": Mapping,
+    "Mapping[str, Any]": Mapping,
+    "Mapping[str, float]": Mapping,
+    "Mapping[str, list]": Mapping,
 }
 
 
@@ -169,14 +182,25 @@ class EvaluationResult:
         rows = "".join(f"<tr><td>{escape(m.name)}</td><td>{m.text()}</td></tr>" for m in self.metrics.values())
         return f"<p>{escape(head)}</p><table>{rows}</table>"
 
-    def plot(self, path: str | Path | None = None):
+    def plot(self, path: str | Path | None = None) -> Figure:
         """The terms of the bound over t; returns a matplotlib figure, and writes it as PNG to `path`.
 
         Raises `HfgenError` where the likelihood has no terms over t.
         """
-        from hfgen.evaluation.terms_figure import terms_figure
+        from hfgen.core.plotting import save_figure
+        from hfgen.core.terms_figure import terms_figure
 
-        return terms_figure(self, None if path is None else Path(path))
+        terms = None if self.likelihood is None else self.likelihood.terms
+        if terms is None:
+            raise HfgenError(
+                f"these results of a {self.kind} have no terms over t: evaluate the bound of a diffusion model"
+            )
+        total = self.headline("bound", terms.unit)
+        bound = None if total is None else (total.mean, total.standard_error)
+        figure = terms_figure(terms.mean, terms.standard_error, unit=terms.unit, bound=bound)
+        if path is not None:
+            save_figure(figure, Path(path))
+        return figure
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; `from_json` reads them."""
@@ -255,7 +279,7 @@ class TrainingRecord:
         if value.pop("schema_version", 1) == 1 and "environment" in value:
             value["run_metadata"] = value.pop("environment")
         if "image_shape" in value:
-            value["image_shape"] = tuple(_checked(value["image_shape"], list, place, "image_shape"))
+            value["image_shape"] = tuple(_checked(value["image_shape"], (list, tuple), place, "image_shape"))
         return _made(cls, value, place)
 
     def save(self, path: str | Path) -> None:
@@ -315,7 +339,7 @@ def _likelihood(value: Any, place: str) -> LikelihoodResult:
     if value.get("terms") is not None:
         terms = dict(_object(value["terms"], f"{place}: terms"))
         for name in ("mean", "standard_error", "draws"):
-            terms[name] = tuple(_checked(terms.get(name), list, f"{place}: terms", name))
+            terms[name] = tuple(_checked(terms.get(name), (list, tuple), f"{place}: terms", name))
         value["terms"] = _made(BoundTerms, terms, f"{place}: terms")
     return _made(LikelihoodResult, value, place)
 
@@ -343,17 +367,21 @@ def _object(value: Any, place: str) -> Mapping[str, Any]:
 
 
 def _checked(value: Any, kind, place: str, key: str | None):
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         what = place if key is None else f"{place}: {key}"
         raise HfgenError(f"{what} is {str(value)[:40]!r}, which is not what hfgen writes there: make the file anew")
     return value
 
 
 def _made(cls: type, value: Mapping[str, Any], place: str):
-    known = {item.name for item in fields(cls)}
+    known = {item.name: str(item.type) for item in fields(cls)}
     unknown = [key for key in value if key not in known]
     if unknown:
         raise HfgenError(f"{place} has {', '.join(map(str, unknown))}, which hfgen does not know: make the file anew")
+    for key, part in value.items():
+        kinds = KINDS.get(known[key].removesuffix(" | None"))
+        if kinds is not None and not (part is None and known[key].endswith(" | None")):
+            _checked(part, kinds, place, key)
     try:
         return cls(**value)
     except TypeError as error:

@@ -72,9 +72,11 @@ def _repaint_scheduler(
     ):
         if not 1 <= value <= most:
             raise ValueError(f"{name}={value}: use 1..{most}")
-    if config.prediction_type not in ("epsilon", "sample", "v_prediction"):
+    kind = config.get("prediction_type")
+    if kind not in ("epsilon", "sample", "v_prediction") or "beta_schedule" not in config:
         raise ValueError(
-            f"prediction_type={config.prediction_type!r}: inpainting needs a model of epsilon, sample or v_prediction"
+            f"prediction_type={kind!r} of {type(pipeline.scheduler).__name__}: inpainting needs a model of epsilon, sample or "
+            "v_prediction on betas"
         )
     scheduler = RePaintScheduler(
         T,
@@ -113,6 +115,10 @@ def walk_between(
     """
     if steps < 2 or not 0 < strength <= 1:
         raise ValueError(f"steps={steps}, strength={strength}: at least 2 steps, strength above 0 to 1")
+    if "beta_schedule" not in pipeline.scheduler.config:
+        raise ValueError(
+            f"{type(pipeline.scheduler).__name__} has no betas: images are noised to x_t by a DDPM's alone"
+        )
     if num_inference_steps is None:
         num_inference_steps = min(1000, pipeline.scheduler.config.num_train_timesteps)
     check_inputs(

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from hfgen.drawing.draw import draw_samples
 from hfgen.families.base import make_options
 from hfgen.families.model import Model
 from hfgen.families.registry import get_family
-from hfgen.sampling.draw import draw_samples
 
 FAMILIES = {
     "UnconditionalDiffusionPipeline": "ddpm",

@@ -153,13 +153,13 @@ class PPCA(Family):
     def files(self, index):
         return ("model/config.json", "model/diffusion_pytorch_model.safetensors")
 
-    def load(self, folder, index):
-        return PPCAPipeline(PPCAModel.from_pretrained(folder, subfolder="model", use_safetensors=True))
+    def load(self, folder, index, variant):
+        return PPCAPipeline(PPCAModel.from_pretrained(folder, subfolder="model", use_safetensors=True, variant=variant))
 
-    def model_config(self, config):
+    def model_config(self, config, pretrained):
         return {"latent_size": config.model.latent_size}
 
-    def build(self, config, model_config, images):
+    def build(self, config, model_config, images, pretrained):
         return PPCAModel(in_channels=images.channels, sample_size=images.resolution, **model_config)
 
     def task(self, config, module, images):

@@ -5,6 +5,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
+pytestmark = pytest.mark.slow
+
 GV_FLAGS = "--samples 1 4 --draws 40 --steps 30 --batch_size 32".split()
 
 

@@ -111,7 +111,8 @@ def test_single_files_are_the_same_for_the_same_seed(saved, tmp_path):
     for name, count in (("a", 3), ("b", 2)):
         arguments = ["--num_images", str(count), "--steps", "5", "--scheduler", "ddim", "--seed", "7"]
         assert main(["sample", saved, *arguments, "--out", str(tmp_path / name), "--device", "cpu"]) == 0
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == [".hfgen-samples.json", "00000.png", "00001.png", "00002.png"]
     with Image.open(tmp_path / "a/00001.png") as first, Image.open(tmp_path / "b/00001.png") as second:
         pairs = zip(first.tobytes(), second.tobytes(), strict=True)
         assert max(abs(a - b) for a, b in pairs) <= 1
@@ -148,3 +149,35 @@ def test_mistakes_take_one_line(saved, tmp_path, capsys):
     fails(capsys, "has no eta", saved, "--eta", "0.5", *out)
     fails(capsys, "device 'toaster'", saved, "--device", "toaster", *out)
     assert not (tmp_path / "grid.png").exists()
+
+
+def test_files_that_are_no_pictures_stay(saved, tmp_path, capsys):
+    """--overwrite is for folders: a grid never takes the place of what is none."""
+    picture, text = tmp_path / "grid.png", "mine"
+    picture.write_text(text)
+    (tmp_path / "t.gif").write_text(text)
+    for flags in ([], ["--overwrite"]):
+        fails(capsys, "grid.png is there and no PNG: name another file", saved, "--out", str(picture), *flags)
+        arguments = ["--out", str(tmp_path / "new.png"), "--trajectory", str(tmp_path / "t.gif")]
+        fails(capsys, "t.gif is there and no GIF: name another file", saved, *arguments, *flags)
+    assert picture.read_text() == (tmp_path / "t.gif").read_text() == text
+    fails(capsys, "is a part of the pipeline in", saved, "--out", f"{saved}/unet/grid.png")
+    arguments = ["--num_images", "2", "--steps", "2", "--device", "cpu", "--out", str(tmp_path / "new.png")]
+    assert main(["sample", saved, *arguments]) == 0
+    first = (tmp_path / "new.png").read_bytes()
+    assert main(["sample", saved, *arguments, "--seed", "1"]) == 0
+    assert (tmp_path / "new.png").read_bytes() != first
+
+
+def test_the_files_are_written_before_anything_is_told(saved, tmp_path, monkeypatch):
+    grid, animation = tmp_path / "grid.png", tmp_path / "t.gif"
+    seen = []
+
+    def told(*_, **__):
+        seen.append(grid.is_file() and animation.is_file())
+
+    monkeypatch.setattr("builtins.print", told)
+    arguments = ["--num_images", "2", "--steps", "3", "--out", str(grid), "--trajectory", str(animation)]
+    assert main(["sample", saved, *arguments, "--device", "cpu"]) == 0
+    assert seen
+    assert all(seen)

@@ -7,9 +7,9 @@ from drawing import draw, sampler_of
 from torch._dynamo.exc import BackendCompilerFailed
 
 from hfgen.core.errors import HfgenError
+from hfgen.drawing import compiled
+from hfgen.drawing.compiled import compile_unet, is_compiled
 from hfgen.pipelines import ClassConditionalDDPMPipeline, UnconditionalDiffusionPipeline
-from hfgen.sampling import compiled
-from hfgen.sampling.compiled import compile_unet, is_compiled
 from hfgen.schedulers import LinearDDPMScheduler
 
 CONFIG = {
@@ -49,6 +49,7 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["ddpm", "sde-dpmsolver++", "heun"])
 def test_images_are_those_of_before_from_one_graph(graphs, sampler):
     pipeline = pipeline_of()
@@ -65,6 +66,7 @@ def test_images_are_those_of_before_from_one_graph(graphs, sampler):
     assert (3, 1, 8, 8) in graphs[0]
 
 
+@pytest.mark.slow
 def test_classes_and_guidance(graphs):
     pipeline = pipeline_of(ClassConditionalDDPMPipeline, num_class_embeds=4)
     arguments = {"seed": 1, "batch_size": 4, "class_labels": [2, 0, 1], "guidance_scale": 2.0, "steps": 5}
@@ -74,6 +76,7 @@ def test_classes_and_guidance(graphs):
     assert len(graphs) == 1
 
 
+@pytest.mark.slow
 def test_a_sampler_compiles_when_it_draws_and_no_earlier(graphs):
     pipeline = pipeline_of()
     sampler_of(pipeline, compile=True, steps=4)
@@ -83,6 +86,7 @@ def test_a_sampler_compiles_when_it_draws_and_no_earlier(graphs):
     assert (images.int() - draw(pipeline_of(), 5, steps=4, batch_size=2).images.int()).abs().max() <= 1
 
 
+@pytest.mark.slow
 def test_weights_and_saving_are_as_before(tmp_path):
     pipeline = pipeline_of()
     before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
@@ -108,6 +112,7 @@ def test_without_a_compiler_the_way_out_is_told(monkeypatch):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_the_compiler_of_this_machine(monkeypatch):
     """Once in earnest, where there is a compiler: it takes some ten seconds."""
     torch._dynamo.reset()

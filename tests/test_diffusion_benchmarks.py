@@ -18,6 +18,8 @@ from hfgen.hub.loading import load
 from hfgen.models.noise_predictor import build_unet, load_unet_config
 from hfgen.pipelines import UnconditionalDiffusionPipeline
 
+pytestmark = pytest.mark.slow
+
 COUNT = 80
 
 

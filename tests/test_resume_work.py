@@ -2,13 +2,15 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hfgen.core.errors import HfgenError
-from hfgen.core.resume import Resumable
+from hfgen.core.resume import Resumable, tensors_digest
 
 PARTS = {"values": torch.arange(6, dtype=torch.float64).view(2, 3), "count": torch.tensor(7)}
 
@@ -89,7 +91,7 @@ def test_a_part_is_written_whole_or_not_at_all(folder, monkeypatch, failing):
     resumable = Resumable(folder, {})
     resumable.save("part", PARTS)
 
-    def half_written(tensors, path):
+    def half_written(tensors, path, metadata):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
@@ -112,3 +114,110 @@ def test_a_file_in_the_folder_s_place(folder):
     folder.write_text("")
     with pytest.raises(HfgenError, match=r"unfinished cannot be written .*remove it or make room"):
         Resumable(folder, {})
+
+
+def written_otherwise(tensors):
+    """A part that is a proper file of safetensors, and not the one that was saved."""
+    return lambda path: save_file(tensors, path)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def flip(path):
+    """One bit of the last number."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def replaced_by(make):
+    def damage(path):
+        path.unlink()
+        make(path)
+
+    return damage
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"\xff" * 200),
+    "cut short": cut,
+    "a bit flipped": flip,
+    "other names": written_otherwise({"other": PARTS["values"], "count": PARTS["count"]}),
+    "another shape": written_otherwise({**PARTS, "values": torch.zeros(2, 4, dtype=torch.float64)}),
+    "the same without a digest": written_otherwise(PARTS),
+    "a folder": replaced_by(Path.mkdir),
+    "a FIFO": replaced_by(os.mkfifo),
+    "a link to nothing": replaced_by(lambda path: path.symlink_to("nowhere")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_part_that_is_damaged_is_done_anew(folder, damage, capsys):
+    resumable = Resumable(folder, {"seed": 0})
+    resumable.save("part", PARTS)
+    resumable.save("other", PARTS)
+    damage(folder / "part.safetensors")
+    again = Resumable(folder, {"seed": 0})
+    assert again.load("part") is None
+    assert capsys.readouterr().err == f"hfgen: {folder / 'part.safetensors'} is damaged: it is done anew\n"
+    assert same(again.load("other"), PARTS)
+    again.save("part", PARTS)
+    assert same(again.load("part"), PARTS)
+
+
+@pytest.mark.parametrize("source", ["another part", "another work"])
+def test_a_part_of_something_else_is_not_taken(folder, source):
+    resumable = Resumable(folder, {"seed": 0})
+    resumable.save("part", PARTS)
+    if source == "another part":
+        shutil.copy(folder / "part.safetensors", folder / "first.safetensors")
+        assert resumable.load("first") is None
+    else:
+        other = Resumable(folder.with_name("other"), {"seed": 1})
+        shutil.copy(folder / "part.safetensors", other.folder)
+        assert other.load("part") is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b"\xff\x00"),
+        lambda path: path.write_text("["),
+        lambda path: path.write_text("[" * 100_000),
+        replaced_by(Path.mkdir),
+        replaced_by(os.mkfifo),
+    ],
+)
+def test_settings_that_are_damaged_start_anew(folder, damage, capsys):
+    Resumable(folder, {"seed": 0}).save("part", PARTS)
+    damage(folder / "settings.json")
+    again = Resumable(folder, {"seed": 0})
+    assert capsys.readouterr().err == f"hfgen: {folder / 'settings.json'} is damaged: all is done anew\n"
+    assert again.load("part") is None
+    again.save("part", PARTS)
+    assert same(Resumable(folder, {"seed": 0}).load("part"), PARTS)
+
+
+def test_work_of_other_settings_is_not_thrown_away_in_silence(folder, capsys):
+    Resumable(folder, {"seed": 0}).save("part", PARTS)
+    Resumable(folder, {"seed": 1})
+    assert capsys.readouterr().err == f"hfgen: {folder} holds work of other settings: all is done anew\n"
+
+
+def test_a_digest_is_of_names_types_shapes_values_and_words():
+    values = torch.arange(6)
+    digests = [
+        tensors_digest({"a": values}),
+        tensors_digest({"b": values}),
+        tensors_digest({"a": values.int()}),
+        tensors_digest({"a": values.view(2, 3)}),
+        tensors_digest({"a": values + 1}),
+        tensors_digest({"a": values}, "word"),
+        tensors_digest({"a": values, "b": values}),
+    ]
+    assert len(set(digests)) == len(digests)
+    assert tensors_digest({"b": values, "a": values[:0]}) == tensors_digest({"a": values[:0], "b": values})
+    assert tensors_digest({"a": torch.arange(12)[::2]}) == tensors_digest({"a": 2 * values})

@@ -9,7 +9,6 @@ accuracy is printed in the end.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -18,10 +17,11 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from hfgen.core.device import pick_device
+from hfgen.core.files import write_json
 from hfgen.core.random import epoch_order
 from hfgen.data.evaluation_images import load_evaluation_images
 from hfgen.evaluation.features import FeatureNetwork
-from hfgen.sampling.generate import pick_device
 
 SIDE = 28
 PREPROCESSOR = {
@@ -104,12 +104,13 @@ def main(argv=None):
     device = pick_device(args.device)
     torch.manual_seed(args.seed)
     train_data, test_data = (
-        load_evaluation_images(args.dataset_name, split, shape=(1, SIDE, SIDE), device=device) for split in ("train", "test")
+        load_evaluation_images(args.dataset_name, split, shape=(1, SIDE, SIDE), device=device)
+        for split in ("train", "test")
     )
     network = FeatureNetwork(make_classifier().to(device), PREPROCESSOR)
     train(network, train_data, args)
     network.model.save_pretrained(args.output_dir)
-    (args.output_dir / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+    write_json(args.output_dir / "preprocessor_config.json", PREPROCESSOR)
     predicted = network(test_data.images).probabilities.argmax(1)
     parameters = sum(p.numel() for p in network.model.parameters())
     print(

@@ -29,6 +29,7 @@ def add_parser(commands) -> None:
         default=Path("comparison.html"),
         help="HTML page; a table goes beside it as .md, and work broken off goes on from there (default: %(default)s)",
     )
+    add("--overwrite", action="store_true", help="replace files at --out that hfgen compare did not write")
     add("--device", help=DEVICE)
     parser.set_defaults(run=run, samples=COMPARED_SAMPLES)
 
@@ -52,5 +53,7 @@ def run(args: Namespace) -> None:
     if args.out.suffix != ".html":
         raise HfgenError(f"--out {args.out}: the page is an HTML file, name one that ends in .html")
     check_writable("--out", args.out)
-    comparison = compare(args.models, config, out=args.out, repeat=args.repeat, device=args.device)
+    comparison = compare(
+        args.models, config, out=args.out, repeat=args.repeat, device=args.device, overwrite=args.overwrite
+    )
     print(comparison.table(), args.out, args.out.with_suffix(".md"), sep="\n")

@@ -19,6 +19,7 @@ def add_parser(commands) -> None:
     add("--revision", help=REVISION)
     add_evaluation_flags(parser)
     add("--out", type=Path, help="JSON file of the results; plots go beside it, and work broken off goes on from there")
+    add("--overwrite", action="store_true", help="replace files at --out that are no results of hfgen")
     add("--device", help=DEVICE)
     parser.set_defaults(run=run)
 
@@ -45,12 +46,13 @@ def run(args: Namespace) -> None:
 
     from hfgen.core.device import use_share_of_cores
     from hfgen.core.files import check_writable
-    from hfgen.evaluation.evaluate import write_results
+    from hfgen.evaluation.evaluate import check_out, write_results
     from hfgen.library import evaluate, load
 
     logging.disable_progress_bar()
     if args.out is not None:
         check_writable("--out", args.out)
+        check_out(args.out, args.overwrite)
     model = load(args.pipeline, revision=args.revision, device=args.device)
     use_share_of_cores(model.pipeline.device)
     result = evaluate(model, config, out=args.out)

@@ -8,7 +8,6 @@ from pathlib import Path
 from hfgen.cli.options import DEVICE, REVISION
 from hfgen.cli.parser import taken_from
 from hfgen.configs.evaluation import FiguresConfig
-from hfgen.core.errors import HfgenError
 
 
 def add_parser(commands) -> None:
@@ -32,6 +31,7 @@ def run(args: Namespace) -> None:
     from diffusers.utils import logging
 
     from hfgen.core.device import use_share_of_cores
+    from hfgen.core.files import make_folder
     from hfgen.data.evaluation_images import load_evaluation_images
     from hfgen.library import load
     from hfgen.trainer.curves import save_curves
@@ -41,10 +41,7 @@ def run(args: Namespace) -> None:
     use_share_of_cores(model.pipeline.device)
     here = Path(args.pipeline).is_dir()
     out = args.out or (Path(args.pipeline) if here else Path("figures"))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HfgenError(f"--out {out} is no folder ({error.strerror}): name another") from error
+    make_folder("--out", out, out)
     data = load_evaluation_images(
         config.dataset_name,
         config.split,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -11,7 +12,7 @@ from hfgen import __version__
 from hfgen.cli import card, compare, evaluate, figures, publish, sample
 from hfgen.cli.parser import Parser
 from hfgen.configs.flags import OutOfRange
-from hfgen.core.errors import HfgenError
+from hfgen.core.ending import DEBUG, exit_status
 
 COMMANDS = (sample, evaluate, compare, figures, card, publish)
 
@@ -25,27 +26,24 @@ class CommandParser(Parser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 0, 1 after an `HfgenError`, 130 when interrupted.
-
-    A wrong flag ends the process with status 2.
-    """
+    """Run a command line; returns the exit status, as `exit_status` does. A wrong flag ends the process with status 2."""
     parser = CommandParser(prog="hfgen", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"hfgen {__version__}")
+    parser.add_argument("--debug", action="store_true", help=DEBUG)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     for command in COMMANDS:
         command.add_parser(commands)
+    for command_parser in commands.choices.values():
+        command_parser.add_argument("--debug", action="store_true", default=SUPPRESS, help=DEBUG)
     args = parser.parse_args(argv)
-    try:
-        args.run(args)
-    except OutOfRange as error:
-        parser.error(f"argument --{error.name}: {error}")
-    except HfgenError as error:
-        print(f"hfgen: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("hfgen: interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+    def run() -> None:
+        try:
+            args.run(args)
+        except OutOfRange as error:
+            parser.error(f"argument --{error.name}: {error}")
+
+    return exit_status(run, program="hfgen", debug=args.debug)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,13 @@ import yaml
 
 from hfgen.configs.flags import check_ranges
 from hfgen.configs.training import DataConfig, HubConfig, OptimizationConfig, RunConfig, TrainingConfig
-from hfgen.core.errors import HfgenError
+from hfgen.core.ending import DEBUG
+from hfgen.core.errors import HfgenError, one_line
 from hfgen.families.registry import get_family
 
 YAML_NULLS = ("", "~", "null")
 TRUE, FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
+LARGEST = 2**63 - 1
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
@@ -88,6 +90,7 @@ def parse_training_config(family_name: str, argv: Sequence[str] | None = None) -
         usage="%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]",
         description=f"Train a {family.title} on images, into the folder {family_name}-model if --output_dir names no other.",
     )
+    parser.add_argument("--debug", action="store_true", help=DEBUG)
     argv = sys.argv[1:] if argv is None else list(argv)
     path = _config_file(argv)
     if path is not None:
@@ -108,10 +111,8 @@ def _yaml_flags(path: str, kinds: Iterable[type]) -> list[str]:
     try:
         # plain text for every value: YAML's own types would turn `mixed_precision: no` into False
         values = yaml.load(Path(path).read_text(), Loader=yaml.BaseLoader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise HfgenError(
-            f"config={path!r} cannot be read ({' '.join(str(error).split())}): pass a YAML file of flags"
-        ) from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise HfgenError(f"config={path!r} cannot be read ({one_line(error)}): pass a YAML file of flags") from error
     if not isinstance(values, Mapping):
         raise HfgenError(f"config={path!r} holds no flags: write lines such as `learning_rate: 1.0e-4`")
     known = {item.name for kind in kinds for item in flags_of(kind)} - {"config"}
@@ -149,9 +150,22 @@ def _type(hint: Any) -> tuple[Any, dict[str, Any]]:
     if get_origin(hint) is tuple:
         kind = get_args(hint)[0]
         return kind, {"nargs": "+", "metavar": METAVARS[kind]}
+    if hint is int:
+        return _integer, {"metavar": METAVARS[int]}
     if hint is bool:
         return _boolean, {"nargs": "?", "const": True, "metavar": "BOOL"}
     return hint, {"metavar": METAVARS[hint]}
+
+
+def _integer(word: str) -> int:
+    """A number that every library below can hold; argparse's own words for one that is none."""
+    try:
+        value = int(word)
+    except ValueError:
+        raise ArgumentTypeError(f"invalid int value: {one_line(word, 40)!r}") from None
+    if abs(value) > LARGEST:
+        raise ArgumentTypeError(f"{one_line(word, 40)} is more than any number here may be")
+    return value
 
 
 def _boolean(word: str) -> bool:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hfgen.cli.options import DEVICE, REVISION, add_options, take_options
 from hfgen.cli.parser import taken_from
 from hfgen.configs.sampling import SamplingConfig
 from hfgen.core.errors import HfgenError
-from hfgen.core.files import make_folder
+from hfgen.core.files import check_writable, make_folder
+from hfgen.core.overwrite import check_picture
 
+if TYPE_CHECKING:
+    from hfgen.drawing.draw import Samples
+    from hfgen.families.model import Model
+
+OUT = "PNG of the grid, or a folder of PNGs, in which work broken off goes on (default: %(default)s)"
 OTHER_PICTURES = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -22,8 +29,9 @@ def add_parser(commands) -> None:
     add("--revision", help=REVISION)
     parser.add_flags(SamplingConfig)
     add_options(parser, "sampling_options")
-    add("--out", type=Path, default="grid.png", help="PNG of the grid, or a new folder of PNGs (default: %(default)s)")
+    add("--out", type=Path, default="grid.png", help=OUT)
     add("--trajectory", dest="gif", type=Path, metavar="GIF", help="also write an animation from noise to image")
+    add("--overwrite", action="store_true", help="draw anew into a folder, whose images by hfgen are removed first")
     add("--device", help=DEVICE)
     parser.set_defaults(run=run)
 
@@ -37,34 +45,68 @@ def run(args: Namespace) -> None:
 
     options = take_options(args, "sampling_options")
     config = replace(taken_from(args, SamplingConfig), options=options, trajectory=args.gif is not None)
-    single_files = check_outputs(args.out, args.gif)
+    single_files = check_outputs(args.out, args.gif, overwrite=args.overwrite)
     from diffusers.utils import logging
 
     from hfgen.core.device import use_share_of_cores
-    from hfgen.core.media import save_folder
-    from hfgen.library import load, sample
+    from hfgen.core.media import PICTURE_CHANNELS
+    from hfgen.library import load
 
     logging.disable_progress_bar()
     model = load(args.pipeline, revision=args.revision, device=args.device)
     use_share_of_cores(model.pipeline.device)
+    channels = model.image_shape[0]
+    if channels not in PICTURE_CHANNELS:
+        raise HfgenError(
+            f"{model.name} has images of {channels} channels: pictures have 1, 3 or 4; use hfgen.sample in Python"
+        )
+    write = _write_folder if single_files else _write_grid
+    print(*write(model, config, args), sep="\n")
+
+
+def _write_grid(model: Model, config: SamplingConfig, args: Namespace) -> list[str]:
+    """Draw, write, and what to tell of it."""
+    from hfgen.library import sample
+
     samples = sample(model, config)
-    if single_files:
-        save_folder(samples.pil(), args.out)
-    else:
-        samples.save(args.out)
-    print(f"{args.out}: {config.num_images} images of {'x'.join(map(str, samples.images.shape[1:]))}")
-    if samples.trajectory is not None:
-        samples.save_trajectory(args.gif)
-        print(f"{args.gif}: {len(samples.trajectory)} frames of {samples.trajectory.shape[1]} images")
-    rate = config.num_images / samples.seconds
-    print(f"{samples.seconds:.1f} s, {rate:.3g} images/s ({samples.how}, {model.pipeline.device})")
+    samples.save(args.out)
+    told = [_told(args.out, config, model), *_write_trajectory(samples, args)]
+    return [*told, _rate(config.num_images, samples.seconds, samples.how, model)]
 
 
-def check_outputs(out: Path, trajectory: Path | None) -> bool:
+def _write_folder(model: Model, config: SamplingConfig, args: Namespace) -> list[str]:
+    """As `_write_grid`, but what is there already is not drawn again."""
+    from hfgen.sampling.folder import draw_into_folder
+
+    done = draw_into_folder(model, config, args.out, overwrite=args.overwrite)
+    told = [_told(args.out, config, model)]
+    if done.head is not None:
+        told += _write_trajectory(done.head, args)
+    if done.drawn < config.num_images:
+        told.append(f"{config.num_images - done.drawn} of them were there already")
+    return [*told, _rate(done.drawn, done.seconds, done.how, model)] if done.drawn else told
+
+
+def _told(out: Path, config: SamplingConfig, model: Model) -> str:
+    return f"{out}: {config.num_images} images of {'x'.join(map(str, model.image_shape))}"
+
+
+def _write_trajectory(samples: Samples, args: Namespace) -> list[str]:
+    if samples.trajectory is None:
+        return []
+    samples.save_trajectory(args.gif)
+    return [f"{args.gif}: {len(samples.trajectory)} frames of {samples.trajectory.shape[1]} images"]
+
+
+def _rate(drawn: int, seconds: float, how: str, model: Model) -> str:
+    return f"{seconds:.1f} s, {drawn / seconds:.3g} images/s ({how}, {model.pipeline.device})"
+
+
+def check_outputs(out: Path, trajectory: Path | None, *, overwrite: bool = False) -> bool:
     """Make the folders of the outputs; True if `out` is a folder for single files.
 
-    Raises `HfgenError` for a picture format other than PNG and GIF, for a folder that is not empty, and for a place
-    that cannot be written to.
+    Raises `HfgenError` for a picture format other than PNG and GIF, for a file that is there and no such picture, for a
+    folder with files that hfgen did not draw there, and for a place that cannot be written to.
     """
     suffix = out.suffix.lower()
     if suffix in OTHER_PICTURES:
@@ -72,17 +114,14 @@ def check_outputs(out: Path, trajectory: Path | None) -> bool:
     if trajectory is not None:
         if trajectory.suffix.lower() != ".gif":
             raise HfgenError(f"--trajectory {trajectory}: animations are GIF files, name one that ends in .gif")
-        _check_file("--trajectory", trajectory)
+        check_writable("--trajectory", trajectory)
+        check_picture("--trajectory", trajectory, "GIF")
     if suffix == ".png":
-        _check_file("--out", out)
+        check_writable("--out", out)
+        check_picture("--out", out, "PNG")
         return False
+    from hfgen.sampling.folder import check_folder
+
     make_folder("--out", out, out)
-    if any(out.iterdir()):
-        raise HfgenError(f"--out {out} is a folder with files in it: name a new one, or a file that ends in .png")
+    check_folder(out, overwrite)
     return True
-
-
-def _check_file(flag: str, path: Path) -> None:
-    make_folder(flag, path, path.parent)
-    if path.is_dir():
-        raise HfgenError(f"{flag} {path} is a folder: name a file")

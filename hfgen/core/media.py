@@ -15,6 +15,7 @@ PADDING = 2
 BACKGROUND = 96
 FRAME_MS = 60
 LAST_FRAME_MS = 1500
+PICTURE_CHANNELS = (1, 3, 4)
 
 
 def to_model_range(images: torch.Tensor) -> torch.Tensor:
@@ -33,12 +34,12 @@ def unit_to_uint8(x: torch.Tensor) -> torch.Tensor:
 
 
 def to_pil(images: torch.Tensor) -> list[Image.Image]:
-    """uint8 images (N, C, H, W) of 1 (grey) or 3 channels (RGB) as PIL images.
+    """uint8 images (N, C, H, W) of 1 (grey), 3 (RGB) or 4 channels (RGBA) as PIL images.
 
     Raises `ValueError` for another shape or dtype.
     """
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(f"{images.dtype} of {tuple(images.shape)}: pass uint8 images (N, C, H, W) with C = 1 or 3")
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in PICTURE_CHANNELS:
+        raise ValueError(f"{images.dtype} of {tuple(images.shape)}: pass uint8 images (N, C, H, W) with C = 1, 3 or 4")
     arrays = images.permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
 
@@ -49,7 +50,7 @@ def image_grid(
     """One picture of all images, row by row, left to right.
 
     Args:
-        images: uint8 (N, C, H, W) with C = 1 or 3, or PIL images of one size; N >= 1.
+        images: uint8 (N, C, H, W) with C = 1, 3 or 4, or PIL images of one size; N >= 1.
         columns: by default as many as make the grid nearly square.
         scale: whole factor of enlargement, bicubic: 8x8 digits are hardly legible as squares; by default a cell is at least 56 pixels high and wide.
     """
@@ -58,29 +59,29 @@ def image_grid(
     rows = math.ceil(len(cells) / columns)
     scale = scale or math.ceil(CELL / min(cells[0].size))
     width, height = (side * scale + PADDING for side in cells[0].size)
-    grey = all(cell.mode == "L" for cell in cells)
+    modes = {cell.mode for cell in cells}
+    mode = modes.pop() if modes in ({"L"}, {"RGBA"}) else "RGB"
     size = (columns * width + PADDING, rows * height + PADDING)
-    grid = Image.new("L" if grey else "RGB", size, BACKGROUND if grey else (BACKGROUND,) * 3)
+    colours: dict[str, int | tuple[int, ...]] = {
+        "L": BACKGROUND,
+        "RGB": (BACKGROUND,) * 3,
+        "RGBA": (*(BACKGROUND,) * 3, 255),
+    }
+    grid = Image.new(mode, size, colours[mode])
     for i, cell in enumerate(cells):
         large = cell.resize((cell.width * scale, cell.height * scale), Image.Resampling.BICUBIC)
         grid.paste(large, (i % columns * width + PADDING, i // columns * height + PADDING))
     return grid
 
 
-def save_png(image: Image.Image, path: Path):
+def save_png(image: Image.Image, path: Path) -> None:
     """Write a PNG file, in one step."""
     with whole(path) as beside:
         image.save(beside, format="PNG")
 
 
-def save_gif(frames: list[Image.Image], path: Path):
+def save_gif(frames: list[Image.Image], path: Path) -> None:
     """Write an endless animation of 60 ms a frame whose last frame stays for 1.5 s, in one step."""
     durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
     with whole(path) as beside:
         frames[0].save(beside, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-
-
-def save_folder(images: list[Image.Image], folder: Path):
-    """Write 00000.png, 00001.png, ... into a folder that exists."""
-    for i, image in enumerate(images):
-        save_png(image, folder / f"{i:05d}.png")

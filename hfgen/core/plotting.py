@@ -17,7 +17,7 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: Path):
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG, in one step."""
     with whole(path) as beside:
         figure.savefig(beside, dpi=120, format="png", pil_kwargs={"optimize": True})

@@ -2,65 +2,143 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
-from hfgen.core.files import whole
+from hfgen.core.files import whole, write_text
 
 SETTINGS = "settings.json"
 SAVE_SECONDS = 30
+DIGEST = "digest"
 
 
 class Resumable:
     """Parts of a piece of work on disk, kept while `settings` are the same; a Resumable of None keeps nothing.
 
+    Each part carries a digest of its tensors, its name and the settings. What is not as it was written is removed, with a
+    line on stderr, and done anew.
+
     Raises `HfgenError` for a folder that cannot be made.
     """
 
-    def __init__(self, folder: Path | None, settings: dict | None = None):
+    def __init__(self, folder: Path | None, settings: Mapping[str, Any] | None = None):
         self.folder = folder
+        self.settings = json.dumps(settings, sort_keys=True)
         if folder is None:
             return
-        wanted = json.dumps(settings, sort_keys=True)
-        path = folder / SETTINGS
-        if path.is_file() and path.read_text() == wanted:
+        found = _json_text(folder / SETTINGS)
+        if found == self.settings:
             return
+        if _parts(folder) and found is None:
+            tell_anew(folder / SETTINGS, "all is")
+        elif _parts(folder):
+            tqdm.write(f"hfgen: {folder} holds work of other settings: all is done anew", file=sys.stderr)
         shutil.rmtree(folder, ignore_errors=True)
         try:
             folder.mkdir(parents=True)
-            path.write_text(wanted)
         except OSError as error:
             raise HfgenError(f"{folder} cannot be written ({error.strerror}): remove it or make room") from error
+        write_text(folder / SETTINGS, self.settings)
 
     def load(self, name: str) -> dict[str, torch.Tensor] | None:
-        """The tensors that `save` wrote under this name, None if there are none."""
-        path = self.folder / f"{name}.safetensors" if self.folder is not None else None
-        return load_file(path) if path is not None and path.is_file() else None
+        """The tensors that `save` wrote under this name, None if there are none that can be used."""
+        if self.folder is None:
+            return None
+        path = self._path(name)
+        found = self._read(path, name)
+        if found is None and _is_there(path):
+            tell_anew(path, "it is")
+            remove(path)
+        return found
 
-    def save(self, name: str, tensors: dict[str, torch.Tensor]):
+    def save(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
         """Write, in one step; `HfgenError` for a full disk."""
         if self.folder is None:
             return
-        path = self.folder / f"{name}.safetensors"
+        path = self._path(name)
         try:
             with whole(path) as beside:
-                save_file(tensors, beside)
+                save_file(tensors, beside, metadata={DIGEST: tensors_digest(tensors, name, self.settings)})
         except Exception as error:  # safetensors has errors of its own for a full disk
             raise HfgenError(
                 f"{path} cannot be written ({error}): make room and start again, it goes on from there"
             ) from error
 
-    def finish_if_empty(self):
+    def finish_if_empty(self) -> None:
         """`finish` if nothing was saved: the work was refused."""
-        if self.folder is not None and [path.name for path in self.folder.iterdir()] == [SETTINGS]:
+        if self.folder is not None and not _parts(self.folder):
             self.finish()
 
-    def finish(self):
+    def finish(self) -> None:
         """Remove everything: the work is done."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{name}.safetensors"
+
+    def _read(self, path: Path, name: str) -> dict[str, torch.Tensor] | None:
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+                digest = (file.metadata() or {}).get(DIGEST)
+        except Exception:  # whatever the reader of a damaged file raises, it is damaged
+            return None
+        return tensors if digest == tensors_digest(tensors, name, self.settings) else None
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor], *words: str) -> str:
+    """sha256, in hexadecimal, of names, types, shapes and values of tensors, and of what else belongs to them."""
+    digest = hashlib.sha256(json.dumps(words).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def tell_anew(path: Path, what: str) -> None:
+    """Say on stderr that a part of unfinished work is of no use."""
+    tqdm.write(f"hfgen: {path} is damaged: {what} done anew", file=sys.stderr)
+
+
+def remove(path: Path) -> None:
+    """Remove whatever is there, a link without what it points to; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise HfgenError(f"{path} cannot be removed ({error.strerror}): remove it and start again") from error
+
+
+def _parts(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if path.name != SETTINGS] if folder.is_dir() else []
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_symlink() or path.exists()
+
+
+def _json_text(path: Path) -> str | None:
+    """Of a plain file that holds JSON, else None."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else "?"
+        json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return text

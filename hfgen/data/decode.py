@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
+import os
+import stat
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import PIL.Image
@@ -12,9 +17,17 @@ import PIL.ImageOps
 from datasets import Dataset
 from datasets import Image as ImageFeature
 
-from hfgen.core.errors import HfgenError
+from hfgen.core.errors import HfgenError, one_line
 
 GREY_MODES = ("1", "L", "LA", "La")
+RASTER_FORMATS = (
+    *("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "PPM"),
+    *("ICO", "PCX", "TGA", "SGI", "QOI", "DDS", "XBM"),
+)
+NO_IMAGE = "it is in none of the formats of pictures, such as PNG, JPEG, WebP, GIF, BMP or TIFF, or cut short"
+
+# what is too large is refused, with its row: Pillow's warning before would be one more line
+warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +45,11 @@ class ImageReader:
     seed: int
 
     def __call__(self, row: int) -> np.ndarray:
-        return self.decode(row, self.dataset[row][self.column])
+        return self.decode(row, next(self.rows(range(row, row + 1)))[1])
 
     def rows(self, rows: range) -> Iterator[tuple[int, dict]]:
-        """Row numbers and what the column holds there, read from the dataset in one piece."""
-        return zip(rows, self.dataset[rows.start : rows.stop][self.column], strict=True)
+        """Row numbers and what the column holds there, read from the dataset in one piece; `HfgenError` where its files are damaged."""
+        return zip(rows, read_column(self.dataset, self.column, rows), strict=True)
 
     def decode(self, row: int, value: dict) -> np.ndarray:
         """The array of a row from what the column holds there; `HfgenError` for an image that cannot be read."""
@@ -60,25 +73,59 @@ class ImageReader:
         return left, top, left + self.resolution, top + self.resolution
 
 
-def open_image(value: dict, name: str) -> PIL.Image.Image:
+def open_image(value: dict | None, name: str) -> PIL.Image.Image:
     """The decoded image of a row of a dataset from `undecoded`: upright, as its EXIF tag says, and of 8 bits a channel.
 
-    `HfgenError` tells the `name` of a row that cannot be read or has pixels of no known range (32-bit integers, floats).
+    Formats of pixels alone are read, as those of pages, such as EPS and PDF, have Pillow start other programs.
+
+    `HfgenError` tells the `name` of a row that cannot be read, is no regular file, has more pixels than Pillow deems safe, or
+    pixels of no known range (32-bit integers, floats).
     """
     try:
-        source = io.BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"]
-        image = PIL.Image.open(source)
+        image = PIL.Image.open(_source(value), formats=raster_formats())
+        if image.width * image.height > (PIL.Image.MAX_IMAGE_PIXELS or math.inf):
+            raise PIL.Image.DecompressionBombError(f"{image.width}x{image.height} pixels are too many: make it smaller")
         image.load()
         PIL.ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # Pillow's readers raise many kinds; each means the same to the user
-        raise HfgenError(
-            f"row {name} is unreadable ({' '.join(str(error).split())[:120]}): mend or remove this row and start again"
-        ) from error
+        reason = NO_IMAGE if isinstance(error, PIL.UnidentifiedImageError) else one_line(error, 120)
+        raise HfgenError(f"row {name} is unreadable ({reason}): mend or remove this row and start again") from error
     if image.mode in ("I", "F"):
         raise HfgenError(f"row {name} has 32-bit pixels of unknown range: convert the images to 8 bits")
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
         image = PIL.Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     return image
+
+
+def _source(value: dict | None) -> io.BytesIO | str:
+    """What Pillow opens: a row's bytes, or its file, which must be one: a pipe or device would be waited for."""
+    value = value or {}
+    if value.get("bytes") is not None:
+        return io.BytesIO(value["bytes"])
+    path = value.get("path")
+    if path is None:
+        raise ValueError("there is no image")
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(f"{path} is no regular file")
+    return path
+
+
+@cache
+def raster_formats() -> tuple[str, ...]:
+    """Those of `RASTER_FORMATS` that this Pillow reads."""
+    PIL.Image.init()
+    return tuple(name for name in RASTER_FORMATS if name in PIL.Image.OPEN)
+
+
+def read_column(dataset: Dataset, column: str, rows: range) -> list:
+    """What a column holds in consecutive rows; `HfgenError` where the dataset's files are damaged."""
+    try:
+        return dataset[rows.start : rows.stop][column]
+    except Exception as error:  # Arrow has its own for each kind of damage
+        raise HfgenError(
+            f"rows {rows.start} to {rows.stop - 1} of column {column!r} cannot be read ({one_line(error, 120)}): the dataset's "
+            "files are damaged, make them anew"
+        ) from error
 
 
 def source_row(dataset: Dataset, row: int) -> str:

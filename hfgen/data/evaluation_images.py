@@ -10,8 +10,9 @@ import torch
 from datasets import Dataset
 
 from hfgen.core.errors import HfgenError
+from hfgen.core.resume import tensors_digest
 from hfgen.data.decode import ImageReader, channels_of, open_image, undecoded
-from hfgen.data.loading import Rows, load_images
+from hfgen.data.loading import ImagesInMemory, Rows, load_images
 from hfgen.data.sources import class_labels, find_image_column, find_label_column, load_source
 
 
@@ -24,12 +25,14 @@ class EvaluationImages:
         labels: int64 (N,), or None where the dataset has no classes.
         class_names: of labels 0, 1, ...
         fingerprint: of the dataset, as `datasets` computes it; "" for a part of a training's.
+        digest: of the images as they are: of all their pixels, or where they are streamed the fingerprint.
     """
 
     images: Rows
     labels: torch.Tensor | None
     class_names: list[str]
     fingerprint: str = ""
+    digest: str = ""
 
 
 def load_evaluation_images(
@@ -67,11 +70,14 @@ def load_evaluation_images(
         dataset=pictures, column=column, channels=shape[0], resolution=shape[1], center_crop=True, seed=0
     )
     labels, class_names = class_labels(dataset, find_label_column(dataset, None))
+    images = load_images(reader, device, show_progress=True)
+    in_memory = isinstance(images, ImagesInMemory)
     return EvaluationImages(
-        images=load_images(reader, device, show_progress=True),
+        images=images,
         labels=labels,
         class_names=class_names,
         fingerprint=dataset._fingerprint,
+        digest=tensors_digest({"images": images.images}) if in_memory else dataset._fingerprint,
     )
 
 
@@ -83,7 +89,12 @@ def shown_dataset(name: str) -> str:
 def _check_first(pictures: Dataset, column: str, shape: tuple[int, int, int]) -> None:
     image = open_image(pictures[0][column], f"0 of image column {column!r}")
     found = (channels_of(image), image.height, image.width)
-    if found != shape or shape[1] != shape[2]:
+    if found == shape and shape[1] != shape[2]:
+        raise HfgenError(
+            f"the images are {'x'.join(map(str, found))} (channels x height x width), and hfgen measures on square ones alone: "
+            "sample this model instead"
+        )
+    if found != shape:
         raise HfgenError(
             f"the images are {'x'.join(map(str, found))} (channels x height x width), the model's "
             f"{'x'.join(map(str, shape))}: evaluate on the images that it was made for"

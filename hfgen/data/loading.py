@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-import psutil
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
-from hfgen.core.errors import HfgenError
+from hfgen.core.errors import DEAD_WORKER, HfgenError, dead_worker, explain
+from hfgen.core.memory import free_memory, local_processes
 from hfgen.data.decode import ImageReader
 
 MEMORY_SHARE = 0.3
 READ_AT_ONCE = 1024
+SECONDS_AFTER_SIGTERM = 30
 
 
 class Rows(Protocol):
@@ -68,6 +70,8 @@ class ImagesStreamed(TorchDataset):
             batch_sampler=[batch.tolist() for batch in rows],
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # torch's global one, which a model may draw from, must not depend on the loader
+            worker_init_fn=outlive_signals,
         )
         try:
             for batch in loader:
@@ -75,20 +79,37 @@ class ImagesStreamed(TorchDataset):
         except HfgenError as error:  # a worker's error arrives with its whole traceback as text
             traceback.clear_frames(error.__traceback__)  # frees the loader, which then ends its workers at once
             raise HfgenError(str(error).strip().rpartition("HfgenError: ")[2]) from None
+        except (EOFError, ConnectionError, FileNotFoundError) as error:  # what it was sending has ended with it
+            traceback.clear_frames(error.__traceback__)
+            raise HfgenError(dead_worker("has ended")) from error
+        except RuntimeError as error:
+            if DEAD_WORKER.search(str(error)) is None:
+                raise
+            traceback.clear_frames(error.__traceback__)
+            raise HfgenError(explain(error)) from error
+
+
+def outlive_signals(worker: int) -> None:
+    """Leave what a launcher or a cluster sends to all processes to the trainer, which needs its workers to the end of the step.
+
+    SIGTERM is also how the interpreter ends workers that are left over: it may not be ignored for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
 
 
 def load_images(reader: ImageReader, device: torch.device, *, show_progress: bool) -> ImagesInMemory | ImagesStreamed:
-    """The images of a reader, decoded once into memory if they take at most 30 % of what is free on the device."""
+    """The images of a reader, decoded once into memory if they take at most 30 % of what is free on the device.
+
+    The processes of one machine share its memory, while each has a GPU of its own.
+    """
     size = len(reader.dataset) * reader.channels * reader.resolution**2
-    if size > MEMORY_SHARE * _free_memory(device):
+    share = MEMORY_SHARE if device.type == "cuda" else MEMORY_SHARE / local_processes()
+    if size > share * free_memory(device):
         return ImagesStreamed(reader, device, num_workers=min(4, os.cpu_count() or 1))
     return ImagesInMemory(decode_all(reader, show_progress=show_progress).to(device))
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
 
 
 def decode_all(reader: ImageReader, *, show_progress: bool) -> torch.Tensor:

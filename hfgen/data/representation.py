@@ -21,10 +21,12 @@ class Representation(Protocol):
     """
 
     @property
-    def random(self) -> RandomSpec: ...
+    def random(self) -> RandomSpec:
+        """By name, for each row."""
 
     @property
-    def memory_format(self) -> torch.memory_format: ...
+    def memory_format(self) -> torch.memory_format:
+        """Such as `torch.channels_last`."""
 
     def prepare(self, raw: torch.Tensor) -> torch.Tensor:
         """Rows as the model sees them, (B, ...), from those that the data source gives."""

@@ -8,7 +8,7 @@ import datasets
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 
-from hfgen.core.errors import HfgenError
+from hfgen.core.errors import HfgenError, one_line
 from hfgen.data.digits import DIGITS, embedded_digits
 
 HELD_OUT_FRACTION = 0.1
@@ -32,20 +32,26 @@ def load_source(
         return _load("imagefolder", train_data_dir, data_dir=train_data_dir, cache_dir=cache_dir)
     if dataset_name == DIGITS:
         return embedded_digits()
-    if (Path(dataset_name) / "dataset_dict.json").is_file():
-        return datasets.load_from_disk(dataset_name)
-    if (Path(dataset_name) / "state.json").is_file():
-        return DatasetDict(train=datasets.load_from_disk(dataset_name))
+    if any((Path(dataset_name) / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return _from_disk(dataset_name)
     return _load(dataset_name, dataset_name, name=dataset_config_name, cache_dir=cache_dir)
+
+
+def _from_disk(folder: str) -> DatasetDict:
+    try:
+        found = datasets.load_from_disk(folder)
+    except Exception as error:  # JSON, Arrow and `datasets` have their own for each kind of damage
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        raise HfgenError(f"dataset {folder!r} is damaged ({reason}): save it again with save_to_disk") from error
+    return found if isinstance(found, DatasetDict) else DatasetDict(train=found)
 
 
 def _load(builder: str, shown: str, **arguments: str | None) -> DatasetDict:
     try:
         return datasets.load_dataset(builder, **arguments)
     except Exception as error:  # the loader raises whatever its readers raise; each means: no dataset
-        reason = " ".join(str(error).split())
         raise HfgenError(
-            f"dataset {shown!r} cannot be loaded ({type(error).__name__}: {reason[:200]}): check the name; without a network pass "
+            f"dataset {shown!r} cannot be loaded ({type(error).__name__}: {one_line(error, 200)}): check the name; without a network pass "
             f"--dataset_name with a local path, or --dataset_name {DIGITS} for the embedded digits"
         ) from error
 

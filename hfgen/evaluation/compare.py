@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hfgen.configs.evaluation import ComparisonConfig, EvaluationConfig
 from hfgen.core.errors import HfgenError
-from hfgen.core.files import read_json, write_json, write_text
-from hfgen.core.resume import Resumable
-from hfgen.evaluation.comparison_page import html_page, markdown_table
-from hfgen.evaluation.evaluate import (
-    evaluate_model,
-    evaluation_settings,
-    split_options,
-    write_results,
-)
+from hfgen.core.files import make_folder, read_json, write_json, write_text
+from hfgen.core.overwrite import check_replaceable
+from hfgen.core.resume import Resumable, remove, tell_anew
+from hfgen.evaluation.comparison_page import MARK, has_mark, html_page, markdown_table
+from hfgen.evaluation.evaluate import pictures_beside, prepare, split_options, write_results
 from hfgen.evaluation.timing import seconds_per_sample
 from hfgen.families.base import Family
 from hfgen.families.model import Model
-from hfgen.results import TRAINING_FILE, EvaluationResult, TrainingRecord
+from hfgen.results import RESULTS_FILE, TRAINING_FILE, EvaluationResult, TrainingRecord
 
 BATCHES = (1, 64)
 NOTHING = "–"
+KEPT_FILE = "kept.json"
 Loader = Callable[[str], Model]
 
 
@@ -61,10 +61,15 @@ class Comparison:
         """As Markdown."""
         return markdown_table(self.rows)
 
-    def save(self, path: str | Path) -> None:
-        """Write the page, and the table beside it as .md; `HfgenError` when they cannot be written."""
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the page, and the table beside it as .md.
+
+        Raises `HfgenError` when they cannot be written, and for a file in their place that hfgen did not write, unless
+        `overwrite` is set.
+        """
         path = Path(path)
-        write_text(path.with_suffix(".md"), self.table() + "\n")
+        check_page(path, overwrite)
+        write_text(path.with_suffix(".md"), f"{self.table()}\n\n{MARK}\n")
         write_text(path, self.page)
 
     def plot(self):
@@ -90,23 +95,41 @@ def compare_models(config: ComparisonConfig, load: Loader, work: Path) -> Compar
     """Evaluate `config.models`, each loaded by `load`, and set them side by side.
 
     Options that a family has not are left out for its models. The results of models that are done are kept in the folder `work`
-    until `finish_comparison`. Raises `HfgenError` for fewer than two models, for two of one name, for an option that no model
-    has, and as `evaluate_model`.
+    until `finish_comparison`. Raises `HfgenError` for fewer than two models, for two of one name, for a model that cannot be
+    loaded and for an option that no model has, before anything is measured; and as `evaluate_model`.
     """
     names = model_names(config)
-    _resumable(config, work)
-    known: set[str] = set()
+    check_models(config, load, names)
+    resumable = _resumable(config, work)
     entries = []
-    for place, name in zip(config.models, names, strict=True):
-        model = load(place)
-        known |= option_names(model.family)
-        entries.append(_entry(config, replace(model, name=name), work / f"{name}.json"))
-    unknown = [f"--{option}" for option in config.evaluation.options if option not in known]
-    if unknown:
-        raise HfgenError(f"{', '.join(unknown)}: none of {', '.join(names)} has such a choice: leave it out")
+    try:
+        for number, (place, name) in enumerate(zip(config.models, names, strict=True)):
+            # numbered folders: no name of a model is in the way of another's files
+            entries.append(_entry(config, replace(load(place), name=name), work / str(number)))
+    except HfgenError:
+        resumable.finish_if_empty()
+        raise
     rows = comparison_rows(entries)
     results = {entry.name: entry.result for entry in entries}
     return Comparison(results=results, rows=rows, page=html_page(rows, entries, config))
+
+
+def check_models(config: ComparisonConfig, load: Loader, names: list[str]) -> None:
+    """Load each model once; `HfgenError` for one that cannot be loaded and for an option that none has."""
+    known: set[str] = set()
+    for place in config.models:
+        model = load(place)
+        _training(model)
+        known |= option_names(model.family)
+    unknown = [f"--{option}" for option in config.evaluation.options if option not in known]
+    if unknown:
+        raise HfgenError(f"{', '.join(unknown)}: none of {', '.join(names)} has such a choice: leave it out")
+
+
+def check_page(out: Path, overwrite: bool) -> None:
+    """Raise `HfgenError` where `Comparison.save` would replace what hfgen did not write, unless `overwrite` is set."""
+    for path in (out, out.with_suffix(".md")):
+        check_replaceable("--out", path, has_mark, "comparison", overwrite=overwrite)
 
 
 def finish_comparison(config: ComparisonConfig, work: Path) -> None:
@@ -123,10 +146,17 @@ def model_names(config: ComparisonConfig) -> list[str]:
     """The last parts of the models' paths; `HfgenError` for fewer than two, for two alike and for one that is none."""
     if len(config.models) < 2:
         raise HfgenError(f"{', '.join(config.models) or 'no model'} alone: name two or more pipelines to compare")
-    names = [Path(model).name or Path(model).resolve().name for model in config.models]
+    names = [_name(model) for model in config.models]
+    if "" in names:
+        raise HfgenError(f"{config.models[names.index('')]} has no name: name a folder of a pipeline")
     if len(set(names)) < len(names):
         raise HfgenError(f"{', '.join(config.models)}: two have the same name; rename a folder")
     return names
+
+
+def _name(model: str) -> str:
+    name = Path(model).name
+    return Path(model).resolve().name if name in ("", "..") else name
 
 
 def option_names(family: Family) -> set[str]:
@@ -135,27 +165,63 @@ def option_names(family: Family) -> set[str]:
 
 
 def _resumable(config: ComparisonConfig, work: Path) -> Resumable:
-    return Resumable(work, {"models": list(config.models), "version": 2})
+    return Resumable(work, {"models": list(config.models), "version": 3})
 
 
-def _entry(config: ComparisonConfig, model: Model, path: Path) -> Entry:
+def _entry(config: ComparisonConfig, model: Model, folder: Path) -> Entry:
+    """Of results that are in the folder, or measured and kept there."""
     own = own_config(config.evaluation, model.family)
-    wanted = evaluation_settings(model, own)
-    settings = path.with_name(f"{path.stem}_settings.json")
-    done = path.is_file() and settings.is_file() and read_json(settings) == wanted
-    pictures = {kind: path.with_name(f"{path.stem}_{kind}.png") for kind in ("samples", "terms")}
-    if done:
-        result = EvaluationResult.load(path)
-    else:
-        result = replace(evaluate_model(model, own, path), seconds_per_sample=_seconds(config, own, model))
-        write_results(result, model.family, path)
-        write_json(settings, wanted)
+    measurement = prepare(model, own)
+    wanted = {"repeat": config.repeat, **measurement.settings()}
+    path = folder / RESULTS_FILE
+    result = _kept(folder, wanted)
+    if result is None:
+        make_folder("--out", folder, folder)
+        result = replace(measurement.measure(path), seconds_per_sample=_seconds(config, own, model))
+        written = write_results(result, model.family, path)
+        digests = {place.name: _digest(place) for place in written}
+        write_json(folder / KEPT_FILE, {"settings": wanted, "files": digests})
+    terms, samples = pictures_beside(path)
+    pictures = {"terms": terms, "samples": samples}
     return Entry(
         name=model.name,
         result=result,
         training=_training(model),
         pictures={kind: place for kind, place in pictures.items() if place.is_file()},
     )
+
+
+def _kept(folder: Path, wanted: Mapping[str, Any]) -> EvaluationResult | None:
+    """The results that an earlier run has left in the folder, if they are of the same work and whole."""
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+        tell_anew(folder, "the model is")
+        remove(folder)
+    record = folder / KEPT_FILE
+    if not os.path.lexists(record):
+        return None
+    kept = _read_kept(record)
+    if kept is None:
+        tell_anew(record, "the model is")
+    elif kept["settings"] == wanted:
+        damaged = [name for name, digest in kept["files"].items() if _digest(folder / name) != digest]
+        if not damaged:
+            return EvaluationResult.load(folder / RESULTS_FILE)
+        tell_anew(folder / damaged[0], "the model is")
+    remove(folder)
+    return None
+
+
+def _read_kept(record: Path) -> dict[str, Any] | None:
+    try:
+        kept = read_json(record) if record.is_file() else None
+    except HfgenError:
+        return None
+    whole = isinstance(kept, dict) and all(isinstance(kept.get(key), dict) for key in ("settings", "files"))
+    return kept if whole and RESULTS_FILE in kept["files"] else None
+
+
+def _digest(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def own_config(config: EvaluationConfig, family: Family) -> EvaluationConfig:

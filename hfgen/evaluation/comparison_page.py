@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from hfgen.configs.evaluation import ComparisonConfig
 from hfgen.configs.flags import changed
+from hfgen.core.markdown import escape_cell
 
 if TYPE_CHECKING:
     from hfgen.evaluation.compare import Entry
 
+MARK = "<!-- by hfgen compare -->"
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
@@ -29,9 +31,18 @@ takes as many training images for samples."""
 
 def markdown_table(rows: list[list[str]]) -> str:
     """The rows as a Markdown table, the first as its head."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    cells = [[escape_cell(cell) for cell in row] for row in rows]
     head, *body = [f"| {' | '.join(row)} |" for row in cells]
     return "\n".join([head, f"|{'---|' * len(rows[0])}", *body])
+
+
+def has_mark(path: Path) -> bool:
+    """Whether a file is a page or table of `hfgen compare`, by the mark at the begin of the one, at the end of the other."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return text.startswith(f"<!DOCTYPE html>\n{MARK}\n") or text.endswith(f"\n{MARK}\n")
 
 
 def html_page(rows: list[list[str]], entries: list[Entry], config: ComparisonConfig) -> str:
@@ -56,7 +67,7 @@ def html_page(rows: list[list[str]], entries: list[Entry], config: ComparisonCon
     parts += ["<h2>Command</h2>", f"<pre>{escape(command(config))}</pre>"]
     body = "\n".join(parts)
     return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f'<!DOCTYPE html>\n{MARK}\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from hfgen.configs.evaluation import EvaluationConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.media import image_grid, save_png
+from hfgen.core.memory import check_fits
 from hfgen.core.metadata import run_metadata
+from hfgen.core.overwrite import check_replaceable, is_picture
 from hfgen.core.resume import Resumable
-from hfgen.data.evaluation_images import load_evaluation_images, shown_dataset
+from hfgen.data.evaluation_images import EvaluationImages, load_evaluation_images, shown_dataset
 from hfgen.evaluation.features import FeatureNetwork, load_feature_network
 from hfgen.evaluation.samples import Draws, RealImages, evaluate_samples, real_images
 from hfgen.families.base import Family, LikelihoodSettings, make_options
 from hfgen.families.model import Model
-from hfgen.results import EvaluationResult, LikelihoodResult
+from hfgen.results import EvaluationResult, Metric
 
 SAMPLE_BATCH = 64
 
@@ -33,66 +33,118 @@ def evaluate_model(model: Model, config: EvaluationConfig, out: Path | None = No
     Parts that are done are kept beside `out` until `write_results`. What is wrong with the options of samples is told before
     the likelihood is measured.
 
-    Raises `HfgenError` for options that the model's family has not, for images that do not fit the model, and for what cannot be
-    measured.
+    Raises `HfgenError` for options that the model's family has not, for images that do not fit the model, for what cannot be
+    measured, and for numbers that are not finite.
     """
+    return prepare(model, config).measure(out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """A model, what is measured of it, and the images for that.
+
+    Attributes:
+        options: of the likelihood.
+        data: for the likelihood, None where it is not measured.
+        quality: for the quality of samples, None where it is not measured.
+    """
+
+    model: Model
+    config: EvaluationConfig
+    options: Any
+    data: EvaluationImages | None
+    quality: tuple[Draws, FeatureNetwork, RealImages] | None
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on, as JSON values: what is asked for, the model, and the images."""
+        config = self.config
+        names = [item.name for item in fields(config) if item.metadata.get("identity", True)]
+        images = {
+            "likelihood": None if self.data is None else self.data.digest,
+            "samples": None if self.quality is None else self.quality[2].digests,
+        }
+        asked = {name: getattr(config, name) for name in names}
+        return json.loads(json.dumps(asked | {"images_digests": images} | self.model.identity()))
+
+    def measure(self, out: Path | None) -> EvaluationResult:
+        """The results; parts that are done are kept beside `out`."""
+        resumable = Resumable(partial_folder(out), self.settings())
+        try:
+            result = self._measure(resumable)
+        except HfgenError:
+            resumable.finish_if_empty()
+            raise
+        try:
+            check_finite(result, self.model.name)
+        except HfgenError:
+            resumable.finish()
+            raise
+        return result
+
+    def _measure(self, resumable: Resumable) -> EvaluationResult:
+        model, config, likelihood, samples, pictures = self.model, self.config, None, None, None
+        fingerprint, count = "", 0
+        if self.data is not None:
+            settings = LikelihoodSettings(
+                options=self.options, seed=config.seed, batch_size=config.batch_size, resumable=resumable
+            )
+            likelihood = model.family.likelihood(model.pipeline, self.data, settings)
+            fingerprint, count = self.data.fingerprint, len(self.data.images)
+        if self.quality is not None:
+            draws, network, real = self.quality
+            samples, pictures = evaluate_samples(replace(draws, resumable=resumable), network, real)
+            fingerprint, count = fingerprint or real.fingerprint, count or samples.reference
+        return EvaluationResult(
+            family=model.family.name,
+            kind=model.family.title,
+            parameters=model.parameters,
+            dataset=shown_dataset(config.dataset_name),
+            dataset_fingerprint=fingerprint,
+            split=config.split,
+            images=count,
+            seed=config.seed,
+            run_metadata=run_metadata(model.module.device),
+            likelihood=likelihood,
+            samples=samples,
+            pictures=pictures,
+        )
+
+
+def prepare(model: Model, config: EvaluationConfig) -> Measurement:
+    """Check what is asked for and load the images; errors as `evaluate_model`, before anything is measured."""
     measure_likelihood = config.likelihood or config.samples is None
     if config.samples is None:
         _check_without_samples(model, config)
     if measure_likelihood and model.family.no_likelihood is not None:
         raise HfgenError(f"{model.name}: {model.family.no_likelihood}; measure its samples, --samples 10000")
-    resumable = Resumable(partial_folder(out), evaluation_settings(model, config))
-    try:
-        return _evaluate(model, config, resumable, measure_likelihood)
-    except HfgenError:
-        resumable.finish_if_empty()
-        raise
-
-
-def _evaluate(
-    model: Model, config: EvaluationConfig, resumable: Resumable, measure_likelihood: bool
-) -> EvaluationResult:
-    likelihood_options, sampling_options = split_options(model.family, config.options, model.name)
-    quality: tuple[Draws, FeatureNetwork, RealImages] | None = None
-    if config.samples is not None:
-        draws = Draws(
-            sampler=model.family.sampler(model.pipeline, sampling_options, config.compile),
-            device=model.pipeline.device,
-            count=config.samples,
-            seed=config.seed,
-            batch_size=config.batch_size or SAMPLE_BATCH,
-            resumable=resumable,
-        )
-        network = load_feature_network(config.features, model.pipeline.device)
-        quality = draws, network, real_images(draws, network, model.image_shape, config)
-    likelihood, fingerprint, count = None, None, None
-    if measure_likelihood:
-        likelihood, fingerprint, count = _likelihood(model, config, likelihood_options, resumable)
-    samples = pictures = None
-    if quality is not None:
-        samples, pictures = evaluate_samples(*quality)
-        fingerprint, count = fingerprint or quality[2].fingerprint, count or samples.reference
-    return EvaluationResult(
-        family=model.family.name,
-        kind=model.family.title,
-        parameters=model.parameters,
-        dataset=shown_dataset(config.dataset_name),
-        dataset_fingerprint=str(fingerprint),
-        split=config.split,
-        images=int(count or 0),
-        seed=config.seed,
-        run_metadata=run_metadata(model.module.device),
-        likelihood=likelihood,
-        samples=samples,
-        pictures=pictures,
+    of_likelihood, of_samples = split_options(model.family, config.options, model.name)
+    return Measurement(
+        model=model,
+        config=config,
+        options=of_likelihood,
+        quality=None if config.samples is None else _quality(model, config, of_samples, config.samples),
+        data=_likelihood_images(model, config) if measure_likelihood else None,
     )
 
 
-def _likelihood(
-    model: Model, config: EvaluationConfig, options: Any, resumable: Resumable
-) -> tuple[LikelihoodResult, str, int]:
-    """The result, and the data's fingerprint and number of images."""
-    data = load_evaluation_images(
+def _quality(
+    model: Model, config: EvaluationConfig, options: Any, count: int
+) -> tuple[Draws, FeatureNetwork, RealImages]:
+    check_fits(count * math.prod(model.image_shape), f"samples={count}", "ask for fewer")
+    draws = Draws(
+        sampler=model.family.sampler(model.pipeline, options, config.compile),
+        device=model.pipeline.device,
+        count=count,
+        seed=config.seed,
+        batch_size=config.batch_size or SAMPLE_BATCH,
+        resumable=Resumable(None),
+    )
+    network = load_feature_network(config.features, model.pipeline.device)
+    return draws, network, real_images(draws, network, model.image_shape, config)
+
+
+def _likelihood_images(model: Model, config: EvaluationConfig) -> EvaluationImages:
+    return load_evaluation_images(
         config.dataset_name,
         config.split,
         shape=model.image_shape,
@@ -100,8 +152,28 @@ def _likelihood(
         max_images=config.max_images,
         dataset_config_name=config.dataset_config_name,
     )
-    settings = LikelihoodSettings(options=options, seed=config.seed, batch_size=config.batch_size, resumable=resumable)
-    return model.family.likelihood(model.pipeline, data, settings), data.fingerprint, len(data.images)
+
+
+def check_finite(result: EvaluationResult, whose: str) -> None:
+    """Raise `HfgenError` for a number that is no result: a mean or a term of nan or inf, an error of inf."""
+    wrong = [f"{metric.name}: {metric.text()}" for metric in result.metrics.values() if not _is_finite(metric)]
+    terms = None if result.likelihood is None else result.likelihood.terms
+    if terms is not None:
+        wrong += [
+            f"the term of t = {t}: {mean}"
+            for t, (mean, draws) in enumerate(zip(terms.mean, terms.draws, strict=True), start=1)
+            if draws and not (mean is not None and math.isfinite(mean))
+        ]
+    if wrong:
+        raise HfgenError(
+            f"{whose} has no result ({wrong[0]}): its weights are damaged, or its scheduler is not the one it was trained with"
+        )
+
+
+def _is_finite(metric: Metric) -> bool:
+    """A single image has no standard error: it is nan."""
+    error = metric.standard_error
+    return math.isfinite(metric.mean) and (error is None or not math.isinf(error))
 
 
 def split_options(family: Family, values: Mapping[str, Any], whose: str) -> tuple[Any, Any]:
@@ -129,34 +201,38 @@ def write_results(result: EvaluationResult, family: Family, out: Path) -> list[P
     """The JSON file and its pictures beside it: OUT_terms.png, OUT_samples.png; the unfinished work is then removed."""
     written = [out]
     result.save(out)
-    terms = out.with_name(f"{out.stem}_terms.png")
+    terms, samples = pictures_beside(out)
     if family.plot_likelihood(result, terms):
         written.append(terms)
     if result.pictures is not None:
-        written.append(out.with_name(f"{out.stem}_samples.png"))
-        save_png(image_grid(result.pictures), written[-1])
+        written.append(samples)
+        save_png(image_grid(result.pictures), samples)
     folder = partial_folder(out)
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
     return written
 
 
+def pictures_beside(out: Path) -> tuple[Path, Path]:
+    """Of the terms of a bound, and of the first samples."""
+    return out.with_name(f"{out.stem}_terms.png"), out.with_name(f"{out.stem}_samples.png")
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Raise `HfgenError` where `write_results` would replace what is no result of hfgen, unless `overwrite` is set."""
+    check_replaceable("--out", out, _is_result, "results", overwrite=overwrite)
+    for path in pictures_beside(out):
+        check_replaceable("--out", path, lambda found: is_picture(found, "PNG"), "PNG", overwrite=overwrite)
+
+
+def _is_result(path: Path) -> bool:
+    try:
+        EvaluationResult.load(path)
+    except HfgenError:
+        return False
+    return True
+
+
 def partial_folder(out: Path | None) -> Path | None:
     """Where unfinished work lies."""
     return None if out is None else out.with_name(f".{out.name}.unfinished")
-
-
-def evaluation_settings(model: Model, config: EvaluationConfig) -> dict[str, Any]:
-    """What results depend on, as JSON values: what is asked for, the weights, and the configs of the model."""
-    digest = hashlib.sha256()
-    for tensor in model.module.state_dict().values():
-        digest.update(memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
-    asked = {item.name: getattr(config, item.name) for item in fields(config) if item.metadata.get("identity", True)}
-    configs = {name: _plain(values) for name, values in model.family.configs(model.pipeline).items()}
-    of_model = {"weights": digest.hexdigest(), "configs": configs, "device": model.module.device.type}
-    return _plain(asked) | of_model
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON values, without what does not matter: where it was loaded from, and by which version."""
-    return json.loads(json.dumps({key: value for key, value in values.items() if not key.startswith("_")}))

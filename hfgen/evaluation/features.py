@@ -29,6 +29,7 @@ class Features:
         return len(self.features)
 
     def first(self, count: int) -> Features:
+        """Those of the first `count` images."""
         return Features(self.features[:count], self.probabilities[:count])
 
 
@@ -53,6 +54,7 @@ class FeatureNetwork:
 
     @property
     def device(self) -> torch.device:
+        """Where the network lies."""
         return self.model.device
 
     @property
@@ -62,6 +64,7 @@ class FeatureNetwork:
 
     @property
     def class_names(self) -> list[str]:
+        """By the number of the class."""
         return [self.model.config.id2label[i] for i in range(self.last.out_features)]
 
     def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -80,7 +83,7 @@ class FeatureNetwork:
 
     @torch.no_grad()
     def __call__(self, images) -> Features:
-        """Of all images of `ImagesInMemory` or `ImagesStreamed`."""
+        """Of all images of `ImagesInMemory` or `ImagesStreamed`; `HfgenError` for features that are not finite."""
         rows, found, logits = torch.arange(len(images)).split(BATCH), [], []
         handle = self.last.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].flatten(1).float().cpu()))
         try:
@@ -88,7 +91,10 @@ class FeatureNetwork:
                 logits.append(self.model(self.prepare(pixels)).logits.float().cpu())
         finally:
             handle.remove()
-        return Features(torch.cat(found), torch.cat(logits).softmax(1))
+        features = Features(torch.cat(found), torch.cat(logits).softmax(1))
+        if not (features.features.isfinite().all() and features.probabilities.isfinite().all()):
+            raise HfgenError(f"--features {self.name} gives features that are nan or inf: its weights are damaged")
+        return features
 
 
 def load_feature_network(name_or_path: str | Path | None = None, device: torch.device | str = "cpu") -> FeatureNetwork:

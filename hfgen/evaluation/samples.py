@@ -11,13 +11,13 @@ from hfgen.configs.evaluation import EvaluationConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import Resumable
-from hfgen.data.evaluation_images import load_evaluation_images
+from hfgen.data.evaluation_images import EvaluationImages, load_evaluation_images
 from hfgen.data.loading import ImagesInMemory
+from hfgen.drawing.draw import draw_samples
+from hfgen.drawing.sampler import Sampler
 from hfgen.evaluation.features import FeatureNetwork, Features
 from hfgen.evaluation.quality import class_frequencies, frechet_distance, precision_recall
-from hfgen.families.base import Sampler
 from hfgen.results import Metric, SampleResult
-from hfgen.sampling.draw import draw_samples
 
 CHUNK = 512
 SHOWN = 64
@@ -60,12 +60,13 @@ class Draws:
 class RealImages:
     """Features of images of the split that samples are held against, and of the training split, which set the floor.
 
-    `fingerprint` is that of the first ones.
+    `fingerprint` is that of the first ones' data, `digests` are those of both.
     """
 
     reference: Features
     floor: Features
     fingerprint: str
+    digests: tuple[str, str]
 
 
 def real_images(
@@ -77,29 +78,33 @@ def real_images(
     """
     _check_enough(f"--samples {draws.count}", draws.count, network)
     splits = (config.split, config.train_split)
-    (reference, fingerprint), (floor, _) = (
-        _features_of_split(draws, network, shape, config, split, key) for key, split in enumerate(splits)
+    chosen = [_images_of_split(draws, network, shape, config, split, key) for key, split in enumerate(splits)]
+    for split, data in zip(splits, chosen, strict=True):
+        _check_enough(f"{len(data.images)} images of split {split!r}", len(data.images), network)
+    reference, floor = chosen
+    return RealImages(
+        reference=network(reference.images),
+        floor=network(floor.images),
+        fingerprint=reference.fingerprint,
+        digests=(reference.digest, floor.digest),
     )
-    for split, features in zip(splits, (reference, floor), strict=True):
-        _check_enough(f"{len(features)} images of split {split!r}", len(features), network)
-    return RealImages(reference=reference, floor=floor, fingerprint=fingerprint)
 
 
-def _features_of_split(
+def _images_of_split(
     draws: Draws,
     network: FeatureNetwork,
     shape: tuple[int, int, int],
     config: EvaluationConfig,
     split: str,
     key: int,
-) -> tuple[Features, str]:
-    """Features of as many images of a split as there are samples, and the fingerprint of its data."""
+) -> EvaluationImages:
+    """As many images of a split as there are samples."""
 
     def choose(count: int) -> torch.Tensor:
         order = torch.randperm(count, generator=seeded("cpu", draws.seed, Stream.ORDER, key))
         return order[: draws.count].sort().values
 
-    data = load_evaluation_images(
+    return load_evaluation_images(
         config.dataset_name,
         split,
         shape=shape,
@@ -107,7 +112,6 @@ def _features_of_split(
         dataset_config_name=config.dataset_config_name,
         choose=choose,
     )
-    return network(data.images), data.fingerprint
 
 
 def evaluate_samples(draws: Draws, network: FeatureNetwork, real: RealImages) -> tuple[SampleResult, torch.Tensor]:

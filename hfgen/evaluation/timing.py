@@ -6,8 +6,8 @@ from statistics import median
 
 import torch
 
-from hfgen.families.base import Sampler
-from hfgen.sampling.draw import draw_samples
+from hfgen.drawing.draw import draw_samples
+from hfgen.drawing.sampler import Sampler
 
 
 def seconds_per_sample(sampler: Sampler, device: torch.device, seed: int, batch: int, repeat: int) -> float:

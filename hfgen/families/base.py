@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from hfgen.data.batch import Batch, RandomSpec
     from hfgen.data.evaluation_images import EvaluationImages
     from hfgen.data.training_set import TrainingSet
+    from hfgen.drawing.sampler import Sampler
+    from hfgen.families.model import Model
     from hfgen.results import EvaluationResult, LikelihoodResult, TrainingRecord
 
 PREVIEWS = 64
 Terms = dict[str, "torch.Tensor"]
-OnStep = Callable[[int, "torch.Tensor"], None]
 
 
 class Task(Protocol):
@@ -82,32 +83,6 @@ class OneOptimizer:
 
     def end_step(self) -> None:
         """Nothing to do."""
-
-
-class Sampler(Protocol):
-    """Draws images from a pipeline, as its options say.
-
-    Attributes:
-        how: in words, for tables.
-        calls: steps of a batch, for the progress bar.
-        fixed_batch: whether only full batches may be drawn, as a compiled network wants it.
-        class_names: of a class-conditional model, else None.
-    """
-
-    how: str
-    calls: int
-    fixed_batch: bool
-    class_names: list[str] | None
-
-    def draw(self, generators: list[torch.Generator], first: int, on_step: OnStep | None = None) -> torch.Tensor:
-        """Images `first`, `first` + 1, ... , one for each generator, (B, C, H, W) in [0, 1]; image i is a function of its own
-        generator and of i alone. `on_step(step, x)` is told what the images are after each step."""
-
-    def warm_up(self, generators: list[torch.Generator], first: int) -> None:
-        """Make a first draw that does not count, where it would take longer than the others."""
-
-    def labels(self, count: int) -> torch.Tensor | None:
-        """The class that each of the first images is asked for, int64 (count,); None where there are no classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,9 +155,15 @@ class Family(ABC):
     def files(self, index: Mapping[str, Any]) -> Sequence[str]:
         """Patterns of the files that such a repository cannot do without, below its folder."""
 
+    def for_repository(self, folder: Path, index: Mapping[str, Any]) -> Family:
+        """The family of a repository that it claims: itself, or one that a component's config makes it."""
+        return self
+
     @abstractmethod
-    def load(self, folder: Path, index: Mapping[str, Any]) -> DiffusionPipeline:
+    def load(self, folder: Path, index: Mapping[str, Any], variant: str | None) -> DiffusionPipeline:
         """The pipeline of a folder, by hfgen's and diffusers' own classes: no code of the folder is run.
+
+        `variant` is the middle of the weights' names where they have one, such as "fp16".
 
         Raises `HfgenError` for what this kind cannot do, and whatever the loader raises for damaged files.
         """
@@ -195,7 +176,8 @@ class Family(ABC):
         """(C, H, W) of its images."""
         config = self.module(pipeline).config
         size = config.sample_size
-        return (config.in_channels, *((size, size) if isinstance(size, int) else size))
+        height, width = (size, size) if isinstance(size, int) else size
+        return config.in_channels, height, width
 
     def configs(self, pipeline: DiffusionPipeline) -> dict[str, Mapping[str, Any]]:
         """The configs that results depend on, by component."""
@@ -208,14 +190,18 @@ class Family(ABC):
         return self
 
     @abstractmethod
-    def model_config(self, config: TrainingConfig) -> dict[str, Any]:
+    def model_config(self, config: TrainingConfig, pretrained: Model | None) -> dict[str, Any]:
         """The network's config, in_channels and sample_size where it fixes them; before any data are read.
+
+        `pretrained` is a model of this family to start from, where the flag pretrained_model_name_or_path names one.
 
         Raises `HfgenError` for flags that do not go together and for a config that cannot be found.
         """
 
     @abstractmethod
-    def build(self, config: TrainingConfig, model_config: dict[str, Any], images: TrainingSet) -> torch.nn.Module:
+    def build(
+        self, config: TrainingConfig, model_config: dict[str, Any], images: TrainingSet, pretrained: Model | None
+    ) -> torch.nn.Module:
         """The network to train on these images; `HfgenError` when there can be none."""
 
     @abstractmethod

@@ -23,10 +23,13 @@ class ClassConditionalDDPM(DDPM):
     def claims(self, index):
         return index.get("_class_name") in (PIPELINE, [MODULE, PIPELINE])
 
-    def load(self, folder, index):
+    def for_repository(self, folder, index):
+        return self
+
+    def load(self, folder, index, variant):
         from hfgen.pipelines import ClassConditionalDDPMPipeline
 
-        return ClassConditionalDDPMPipeline.from_pretrained(folder, use_safetensors=True)
+        return ClassConditionalDDPMPipeline.from_pretrained(folder, use_safetensors=True, variant=variant)
 
     def num_classes(self, images):
         if images.train_labels is None or images.labels is None:
@@ -52,7 +55,8 @@ class ClassConditionalDDPM(DDPM):
         return ClassConditionalSampler(pipeline, options, compile)
 
     def likelihood(self, pipeline, data, settings):
-        from hfgen.families.ddpm.bound import Unlabelled, evaluate_bound
+        from hfgen.families.ddpm.bound import Unlabelled, check_first_timestep, evaluate_bound
 
         model = Unlabelled(pipeline.unet, len(pipeline.class_names))
+        check_first_timestep(pipeline.unet)
         return evaluate_bound(model, pipeline.scheduler, data, settings)

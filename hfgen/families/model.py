@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hfgen.families.base import Family
 
@@ -22,12 +24,14 @@ class Model:
         pipeline: the diffusers pipeline, for all that it can do itself.
         name: of its folder or repository.
         folder: where its files lie, None for a pipeline that was made in memory.
+        variant: of its weights, such as "fp16", where they have no others.
     """
 
     family: Family
     pipeline: DiffusionPipeline
     name: str
     folder: Path | None = None
+    variant: str | None = None
 
     @property
     def module(self) -> torch.nn.Module:
@@ -44,11 +48,28 @@ class Model:
         """How many the network has."""
         return sum(p.numel() for p in self.module.parameters())
 
+    def identity(self) -> dict[str, Any]:
+        """What its samples and results depend on, as JSON values: a digest of the weights, the configs, the kind of device."""
+        from hfgen.core.resume import tensors_digest
+
+        configs = self.family.configs(self.pipeline)
+        return {
+            "weights": tensors_digest(self.module.state_dict()),
+            "configs": {name: _without_origin(values) for name, values in configs.items()},
+            "device": self.module.device.type,
+        }
+
     def summary(self) -> str:
         """What it is, in a sentence."""
-        return self.family.card(self.pipeline, self.name, None, None).summary
+        told = self.family.card(self.pipeline, self.name, None, None).summary
+        return told if self.variant is None else f"{told} Its weights are the variant {self.variant}."
 
     def _repr_html_(self) -> str:
         from html import escape
 
         return f"<p><b>{escape(self.name)}</b>: {escape(self.summary())}</p>"
+
+
+def _without_origin(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON values, without what does not matter: where it was loaded from, and by which version."""
+    return json.loads(json.dumps({key: value for key, value in config.items() if not key.startswith("_")}, default=str))

@@ -14,7 +14,10 @@ from hfgen.families.base import Family
 FAMILIES: dict[str, str] = {
     "vae": "hfgen.families.vae:VAE",
     "class_conditional_ddpm": "hfgen.families.class_conditional_ddpm:ClassConditionalDDPM",
+    "vdm": "hfgen.families.vdm:VDM",
     "ddpm": "hfgen.families.ddpm:DDPM",
+    "labelled_ddpm": "hfgen.families.labelled_ddpm:LabelledDDPM",
+    "stock": "hfgen.families.stock:Stock",
 }
 
 
@@ -52,6 +55,6 @@ def family_of(index: Mapping[str, Any], name: str) -> Family:
         )
     parts = sorted(k for k, v in index.items() if isinstance(v, list) and v[-1:] != [None])
     raise HfgenError(
-        f"{name} is a {given} of {', '.join(parts) or 'no components'}: hfgen samples pipelines of a UNet2DModel and a "
-        "scheduler, and VAEs"
+        f"{name} is a {given} of {', '.join(parts) or 'no components'}: hfgen samples its own pipelines, and those that "
+        "diffusers has the class of"
     )

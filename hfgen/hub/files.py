@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from hfgen.core.errors import HfgenError
 from hfgen.families.model import Model
 from hfgen.hub.card import CARD_FILE, LOSS_PICTURE, RESULTS_FILE, SAMPLES_PICTURE, TRAINING_FILE
-from hfgen.hub.loading import CLASS, INDEX, STOCK, named_classes, read_index
+from hfgen.hub.loading import CLASS, INDEX, is_stock, named_classes, read_index
 
 # what save_pretrained of diffusers and transformers writes into a component's folder
 COMPONENT_FILES = (
@@ -164,7 +164,7 @@ def _code(index: Mapping[str, Any]) -> dict[Path, str]:
     return {
         Path("" if key == CLASS else key, f"{module}.py"): key
         for key, module, _ in named_classes(index)
-        if module is not None and module not in STOCK
+        if module is not None and not is_stock(module)
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,18 +10,19 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 
-from hfgen.core.errors import HfgenError
+from hfgen.core.errors import HfgenError, one_line
 from hfgen.families.base import Family
 from hfgen.families.model import Model
 from hfgen.families.registry import family_of
+from hfgen.hub.checks import check_configs, check_weights, weights_variant
 from hfgen.hub.errors import hub_reason
 
 INDEX = "model_index.json"
 CLASS = "_class_name"
 STOCK = ("diffusers", "transformers")
-DOWNLOADED = ["*.json", "*.safetensors"]
+# weights of components, and what tokenizers are made of
+DOWNLOADED = ["*.json", "*/*.safetensors", "*.txt", "*/*.model"]
 
 
 def load(path_or_repo: str | Path, revision: str | None = None, device: torch.device | str = "cpu") -> Model:
@@ -32,7 +34,8 @@ def load(path_or_repo: str | Path, revision: str | None = None, device: torch.de
         device: where its networks go.
 
     Raises `HfgenError` when there is no such folder or repository, no network, a file missing or broken, weights that
-    are not safetensors, code that is not hfgen's, or a kind of pipeline that hfgen does not know.
+    are not safetensors or not finite, numbers in a config that cannot be, code that is not hfgen's, or a kind of pipeline that
+    hfgen does not know.
     """
     name = str(path_or_repo)
     path = Path(name).expanduser()
@@ -44,12 +47,23 @@ def load(path_or_repo: str | Path, revision: str | None = None, device: torch.de
     missing = [pattern for pattern in family.files(index) if not any(folder.glob(pattern))]
     if missing:
         raise _no_pipeline(name, missing)
+    components = {key: cls for key, module, cls in named_classes(index) if module is not None and key != CLASS}
     try:
-        pipeline = family.load(folder, index)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError) as error:
+        check_configs(folder, components, name)
+        family = family.for_repository(folder, index)
+        variant = weights_variant(folder, components, name)
+        pipeline = family.load(folder, index, variant)
+        check_weights(pipeline.components, folder, variant, name)
+    except HfgenError:
+        raise
+    except Exception as error:  # of damaged files and wrong configs the loaders of diffusers raise anything
         raise _damaged(name, error) from error
     return Model(
-        family=family, pipeline=pipeline.to(device), name=folder.resolve().name if local else name, folder=folder
+        family=family,
+        pipeline=pipeline.to(device),
+        name=folder.resolve().name if local else name,
+        folder=folder,
+        variant=variant,
     )
 
 
@@ -87,6 +101,12 @@ def named_classes(index: Mapping[str, Any]) -> Iterator[tuple[str, str | None, s
             yield key, None, value
 
 
+def is_stock(module: str) -> bool:
+    """Whether diffusers finds a module of an index in itself or in transformers, whatever lies in the folder."""
+    part = module.isidentifier() and importlib.util.find_spec(f"diffusers.pipelines.{module}") is not None
+    return module in STOCK or part
+
+
 def _check_value(key: str, value: Any, name: str) -> None:
     pair = isinstance(value, list) and len(value) == 2 and all(part is None or isinstance(part, str) for part in value)
     named = isinstance(value, str) if key == CLASS else not isinstance(value, list)
@@ -105,7 +125,7 @@ def _check_code(folder: Path, index: Mapping[str, Any], family: Family, name: st
             )
     for key, module, cls in named_classes(index):
         # a file of a stock module's name in the component's folder would take its place
-        stock = module is None or (module in STOCK and not (folder / key / f"{module}.py").exists())
+        stock = module is None or (is_stock(module) and not (folder / key / f"{module}.py").exists())
         if not stock and (cls is None or family.own_code.get(cls) != module):
             raise HfgenError(
                 f"{name} brings code of its own, which hfgen does not run ({key}: {module}.{cls}): read it, then load it with "
@@ -131,11 +151,11 @@ def _download(name: str, revision: str | None) -> Path:
 
 def _no_pipeline(name: str, missing: list[str]) -> HfgenError:
     return HfgenError(
-        f"{name} is not a diffusion or VAE pipeline, {', '.join(missing)} missing: "
+        f"{name} is no pipeline that can be loaded, {', '.join(missing)} missing: "
         "pass the --output_dir of a finished training, or what save_pretrained wrote with safe_serialization"
     )
 
 
 def _damaged(name: str, error: Exception) -> HfgenError:
-    reason = " ".join(str(error).split())
+    reason = one_line(error) or type(error).__name__
     return HfgenError(f"{name} cannot be loaded, a file is damaged or missing ({reason}): fetch it or train it again")

@@ -69,7 +69,9 @@ def publish_folder(
     folder = Path(folder)
     if create_pr and revision not in (None, BRANCH):
         raise HfgenError(f"revision={revision!r} with create_pr: a pull request is made for main; pass one of the two")
+    _check_name(repo)
     model = load_folder(folder)
+    repository_files(folder, model, include)  # what it refuses it refuses before the card is written
     refresh_card(model)
     files = repository_files(folder, model, include)
     check_secrets(folder, files.pushed, (token, get_token()))
@@ -102,11 +104,9 @@ def check_account(repo: str, *, token: str | None = None, create_pr: bool = Fals
     Raises `HfgenError` for a name that cannot be one, for no or a wrong token, for one that may only read or not write to
     that namespace (except to `create_pr`), and for a Hub that does not answer.
     """
+    _check_name(repo)
     try:
-        validate_repo_id(repo)
         user = HfApi(token=token).whoami()
-    except HFValidationError as error:
-        raise HfgenError(f"{repo!r} is no name of a repository: pass user/name, or a name in your namespace") from error
     except Exception as error:  # as above
         raise HfgenError(hub_reason(error, repo)) from error
     repo = repo if "/" in repo else f"{user['name']}/{repo}"
@@ -117,6 +117,13 @@ def check_account(repo: str, *, token: str | None = None, create_pr: bool = Fals
     if role == "read" or (role == "write" and not create_pr and repo.split("/")[0] not in namespaces):
         raise HfgenError(no_right(repo))
     return repo
+
+
+def _check_name(repo: str) -> None:
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise HfgenError(f"{repo!r} is no name of a repository: pass user/name, or a name in your namespace") from error
 
 
 def _prepare(api: HfApi, repo: str, *, private: bool, revision: str | None, create_pr: bool) -> str:

@@ -11,11 +11,11 @@ from typing import ClassVar, Protocol
 import torch
 from tqdm.auto import tqdm
 
+from hfgen.core.binarize import binarize
 from hfgen.core.errors import HfgenError
 from hfgen.core.media import to_model_range
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import SAVE_SECONDS, Resumable
-from hfgen.core.binarize import binarize
 from hfgen.likelihood.images import Images, check_not_empty
 
 SAMPLES_AT_ONCE = 500
@@ -78,6 +78,7 @@ class VAEBounds:
     NAMES: ClassVar[tuple[str, ...]] = ("reconstruction", "kl", "negative_elbo", "negative_iw_bound")
 
     def mean(self, name: str) -> float:
+        """Over images, of one of `NAMES`."""
         return self.values[:, self.NAMES.index(name)].mean().item()
 
     def standard_error(self, name: str) -> float:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from hfgen.core.errors import HfgenError
+from hfgen.core.errors import HfgenError, one_line
+
+LARGEST_SIDE = 2**16
 
 
 def load_model_config(name_or_path: str, presets: dict[str, dict], model_class: type, subfolder: str) -> dict:
@@ -14,10 +17,48 @@ def load_model_config(name_or_path: str, presets: dict[str, dict], model_class: 
     `model_class` is a diffusers `ConfigMixin`; a folder or repository may be a pipeline's, with the
     model in `subfolder`.
 
-    Raises `HfgenError` for an unknown name and for a file that is no JSON object.
+    Raises `HfgenError` for an unknown name, for a file that is no JSON object, and for a config of other images than
+    `square_size` and `image_channels` take.
     """
     if name_or_path in presets:
         return dict(presets[name_or_path])
+    return _of_images(_found(name_or_path, presets, model_class, subfolder), name_or_path)
+
+
+def square_size(value: Any, place: str) -> int | None:
+    """The side of a config's sample_size, a number or twice the same; None where it has none, `HfgenError` for another value."""
+    side = value[0] if isinstance(value, (list, tuple)) and len(value) == 2 and value[0] == value[1] else value
+    if side is not None and (not _is_whole(side) or not 1 <= side <= LARGEST_SIDE):
+        raise HfgenError(
+            f"{place} has sample_size={one_line(repr(value), 60)}: training images are square, write the pixels of a side, "
+            "such as 32, or leave it out"
+        )
+    return side
+
+
+def image_channels(value: Any, place: str) -> int | None:
+    """A config's in_channels; None where it has none, `HfgenError` for other than grey and coloured images have."""
+    if value is not None and not (_is_whole(value) and value in (1, 3)):
+        raise HfgenError(
+            f"{place} has in_channels={one_line(repr(value), 60)}: images are grey, 1, or coloured, 3; or leave it out"
+        )
+    return value
+
+
+def _of_images(config: dict, name: str) -> dict:
+    place = f"model config {name}"
+    if "in_channels" in config:
+        image_channels(config["in_channels"], place)
+    if "sample_size" in config:
+        config["sample_size"] = square_size(config["sample_size"], place)
+    return config
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _found(name_or_path: str, presets: dict[str, dict], model_class: type, subfolder: str) -> dict:
     path = Path(name_or_path)
     if path.suffix == ".json":
         return _read_json(path)
@@ -28,7 +69,7 @@ def load_model_config(name_or_path: str, presets: dict[str, dict], model_class: 
     for place in ({"subfolder": subfolder}, {}):
         try:
             return dict(model_class.load_config(name_or_path, **place))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:  # a config of the wrong shape is a TypeError to diffusers
             found = error
     raise HfgenError(
         f"model_config_name_or_path={name_or_path!r} is no preset ({', '.join(presets)}), no config JSON, "
@@ -38,9 +79,11 @@ def load_model_config(name_or_path: str, presets: dict[str, dict], model_class: 
 
 def _read_json(path: Path) -> dict:
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise HfgenError(f"model config {path}: {error}; pass a JSON file of the model's arguments") from error
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise HfgenError(
+            f"model config {path}: {one_line(error)}; pass a JSON file of the model's arguments"
+        ) from error
     if not isinstance(config, dict):
         raise HfgenError(
             f"model config {path} holds a {type(config).__name__}: pass an object of the model's arguments"

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
 
-from hfgen.core.errors import HfgenError
+from hfgen.core.errors import HfgenError, one_line
+from hfgen.core.memory import check_fits
 from hfgen.models.configs import load_model_config
+
+# what the objects of a residual block take, whatever its width
+BYTES_OF_A_LAYER = 20_000
 
 
 def _preset(channels, attention, layers_per_block=1, norm_num_groups=8, attention_head_dim=16, **more):
@@ -68,7 +74,8 @@ def build_unet(
     (Tancik et al. 2020), t = timestep + 1, kept as a frozen table over the timesteps. `UNet2DModel`'s own "fourier"
     takes the log of timestep 0 and yields NaN; the table is a "learned" embedding, so stock diffusers loads it.
 
-    Raises `HfgenError` when the resolution cannot be halved between the levels or the config does not build.
+    Raises `HfgenError` when the resolution cannot be halved between the levels, when the config does not build or its network
+    does not run, and when there is no memory for it.
     """
     values = {k: v for k, v in config.items() if not k.startswith("_")}
     out_channels = channels * (2 if learned_variance else 1)
@@ -88,14 +95,46 @@ def build_unet(
             "model config has class embeddings, but this model is not told classes: remove them, or pass --class_conditional"
         )
     values["num_class_embeds"] = None if num_classes is None else num_classes + 1
+    check_unet_fits(values)
     try:
         unet = UNet2DModel(**values)
+        _try(unet, channels)
     except Exception as error:  # for a wrong value its constructor raises anything, UnboundLocalError included
-        raise HfgenError(f"UNet2DModel cannot be built from this config: {' '.join(str(error).split())}") from error
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        raise HfgenError(f"UNet2DModel cannot be built from this config ({reason}): mend the config") from error
     _check_halving(resolution, len(unet.config.block_out_channels))
     if fourier:
         unet.time_proj.weight.requires_grad_(False).copy_(fourier_table(*unet.time_proj.weight.shape))
     return unet
+
+
+def check_unet_fits(config: Mapping[str, Any]) -> None:
+    """Raise `HfgenError` for a config of `UNet2DModel` whose weights, or whose feature maps of one image, no memory would hold.
+
+    What is wrong otherwise is left to the constructor.
+    """
+    layers, widths = config.get("layers_per_block", 2), config.get("block_out_channels")
+    if not isinstance(widths, (list, tuple)) or not all(isinstance(n, int) for n in (layers, *widths)):
+        return
+    # two 3x3 convolutions of each residual block, of which the way up has one more than the way down
+    weights = sum((2 * layers + 1) * (18 * 4 * width**2 + BYTES_OF_A_LAYER) for width in widths)
+    if config.get("time_embedding_type") == "learned":
+        weights += 4 * widths[0] * config.get("num_train_timesteps", 0)
+    what = f"a UNet2DModel of layers_per_block={layers} and block_out_channels={one_line(list(widths), 60)}"
+    check_fits(weights, what, "use fewer or narrower layers, or fewer steps")
+    side = config.get("sample_size")
+    if isinstance(side, int) and not isinstance(side, bool):
+        maps = 4 * widths[0] * side**2 * (2 * layers + 1)
+        check_fits(maps, f"{what} on one image of {side}x{side}", "lower --resolution")
+
+
+@torch.no_grad()
+def _try(unet: UNet2DModel, channels: int) -> None:
+    """Run the network on a small image of zeros: some wrong values are only met then."""
+    side = 2 ** len(unet.config.block_out_channels)
+    labels = None if unet.class_embedding is None else torch.zeros(1, dtype=torch.long)
+    unet.eval()(torch.zeros(1, channels, side, side), 0, class_labels=labels)
+    unet.train()
 
 
 def _check_halving(resolution: int, levels: int):

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from hfgen.core.errors import HfgenError
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from hfgen.core.errors import HfgenError, one_line
+from hfgen.core.memory import check_fits
 from hfgen.models.configs import load_model_config
 from hfgen.models.modeling_hfgen_vae import MLPVAE, ConvVAE
 
 VAE_CLASSES = {"MLPVAE": MLPVAE, "ConvVAE": ConvVAE}
+SIZES = ("sample_size", "in_channels", "latent_size", "hidden_sizes", "block_out_channels")
 
 
 def _mlp(**values):
@@ -39,7 +47,10 @@ def load_vae_config(name_or_path: str) -> dict:
 
 
 def build_vae(config: dict, resolution: int, channels: int) -> MLPVAE | ConvVAE:
-    """A VAE for images of (channels, resolution, resolution); `HfgenError` when the config does not build."""
+    """A VAE for images of (channels, resolution, resolution).
+
+    Raises `HfgenError` when the config does not build, and when there is no memory for it.
+    """
     kind = VAE_CLASSES[config["_class_name"]]
     values = {k: v for k, v in config.items() if not k.startswith("_") and k != "auto_map"}
     values |= {"sample_size": resolution, "in_channels": channels}
@@ -48,8 +59,23 @@ def build_vae(config: dict, resolution: int, channels: int) -> MLPVAE | ConvVAE:
         raise HfgenError(
             f"model config has {', '.join(sorted(unknown))}: {kind.__name__} takes no such argument; remove it"
         )
-    try:
+    check_vae_fits(kind, values)
+    with _building(kind, values):
         return kind(**values)
-    except (ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise HfgenError(f"{kind.__name__} cannot be built from {values}: {reason}") from error
+
+
+def check_vae_fits(kind: type[MLPVAE | ConvVAE], values: Mapping[str, Any]) -> None:
+    """Raise `HfgenError` for arguments of which no VAE can be built, or one that no memory would hold."""
+    with _building(kind, values), torch.device("meta"):
+        parameters = kind(**values).parameters()
+        size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    shown = ", ".join(f"{name}={one_line(repr(value), 60)}" for name, value in values.items() if name in SIZES)
+    check_fits(size, f"{kind.__name__} of {shown}", "make it smaller, or lower --resolution")
+
+
+@contextmanager
+def _building(kind: type, values: Mapping[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever torch raises for a wrong value
+        raise HfgenError(f"{kind.__name__} cannot be built from {one_line(values)}: {one_line(error, 200)}") from error

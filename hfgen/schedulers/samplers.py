@@ -15,8 +15,9 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from hfgen.core.errors import HfgenError
+from hfgen.core.errors import HfgenError, one_line
 from hfgen.schedulers.names import SAMPLER_NAMES
+from hfgen.schedulers.own import SOLVER_STEPS, draws_itself, goes_by_betas
 from hfgen.schedulers.scheduling_hfgen_posterior_mean import TrailingDDPMScheduler
 
 # timestep spacings of table 2 in Lin et al. 2023 that start at T - 1, where x_t is noise, for any number of steps
@@ -39,7 +40,6 @@ SAMPLERS = {
 # half the log of the least SNR that a solver starts from, as diffusers has it for the cosine, whose SNR at T is nearly 0
 COSINE_LAMBDA_MIN = -5.1
 SOLVERS = ("dpmsolver++", "sde-dpmsolver++", "unipc")
-SOLVER_STEPS = 20
 
 
 def make_sampler(name: str, scheduler: SchedulerMixin) -> SchedulerMixin:
@@ -53,10 +53,10 @@ def make_sampler(name: str, scheduler: SchedulerMixin) -> SchedulerMixin:
     """
     if name not in SAMPLER_NAMES:
         raise HfgenError(f"unknown scheduler {name!r}: choose one of {', '.join(SAMPLER_NAMES)}")
-    if "beta_schedule" not in scheduler.config:
+    if not goes_by_betas(scheduler):
         raise HfgenError(
-            f"{type(scheduler).__name__} has no betas in its config and cannot become {name!r}: "
-            "use a model trained with a DDPMScheduler"
+            f"{type(scheduler).__name__} has no betas to go by and cannot become {name!r}: leave --scheduler out, or use a "
+            "model trained with a DDPMScheduler"
         )
     cls, own = SAMPLERS[name]
     cls = type(scheduler) if isinstance(scheduler, cls) else cls
@@ -73,13 +73,23 @@ def make_sampler(name: str, scheduler: SchedulerMixin) -> SchedulerMixin:
         config.pop("variance_type")  # it concerns ancestral steps alone
     if cosine and "lambda_min_clipped" in inspect.signature(cls).parameters:
         config["lambda_min_clipped"] = COSINE_LAMBDA_MIN
-    try:
-        sampler = cls.from_config(config)
-    except NotImplementedError:  # of this kind of betas it has no formula
-        sampler = cls.from_config({**config, "beta_schedule": "linear", "trained_betas": scheduler.betas.tolist()})
+    sampler = _made(cls, config, scheduler)
     if not _same_noise(sampler, scheduler):
         raise HfgenError(f"{cls.__name__} cannot keep the betas of {type(scheduler).__name__}: use --scheduler ddpm")
     return sampler
+
+
+def _made(cls: type, config: dict, scheduler: SchedulerMixin) -> SchedulerMixin:
+    try:
+        try:
+            return cls.from_config(config)
+        except NotImplementedError:  # of this kind of betas it has no formula
+            return cls.from_config({**config, "beta_schedule": "linear", "trained_betas": scheduler.betas.tolist()})
+    except Exception as error:  # of a value that it does not know a constructor says anything
+        raise HfgenError(
+            f"{type(scheduler).__name__} cannot become a {cls.__name__} ({one_line(error, 200)}): mend "
+            "scheduler_config.json, or choose another --scheduler"
+        ) from error
 
 
 def _same_noise(sampler, scheduler) -> bool:
@@ -89,11 +99,14 @@ def _same_noise(sampler, scheduler) -> bool:
     return bool(finite and torch.allclose(ours, given, rtol=1e-4, atol=1e-7))
 
 
-def default_sampler(scheduler: SchedulerMixin) -> str:
+def default_sampler(scheduler: SchedulerMixin) -> str | None:
     """The sampler of a model trained with `scheduler` when none is asked for: what benchmarks/sampling.py found best.
 
-    Ancestral sampling for a model that predicts mu, which others do not know, and for a T of few steps.
+    Ancestral sampling for a model that predicts mu, which others do not know, and for a T of few steps; None for a scheduler
+    that only draws itself, see `own_sampler`.
     """
+    if draws_itself(scheduler):
+        return None
     config = scheduler.config
     few = config.num_train_timesteps <= SOLVER_STEPS
     return "ddpm" if few or config.get("prediction_type") == "mu" else "sde-dpmsolver++"

@@ -16,25 +16,27 @@ import torch
 from accelerate import Accelerator
 
 from hfgen.configs.training import TrainingConfig
-from hfgen.core.errors import HfgenError
+from hfgen.core.errors import HfgenError, one_line
 from hfgen.core.media import image_grid, save_png
 from hfgen.data.batch import Batch
 from hfgen.data.training_set import TrainingSet
 from hfgen.families.base import Task, Terms
 from hfgen.trainer.batches import Batches, Plan
 from hfgen.trainer.checkpoints import (
-    EMA,
     check_same_run,
     checkpoints,
     find_checkpoint,
     read_state,
     read_tensors,
     save_checkpoint,
-    state_file,
+    thin_out,
 )
 from hfgen.trainer.ema import WeightAverage
-from hfgen.trainer.output import save_into
+from hfgen.trainer.output import OutputFolder
 from hfgen.trainer.progress import Progress
+from hfgen.trainer.setup import on_main_process
+from hfgen.trainer.signals import Request, Signals, interruption
+from hfgen.trainer.state import TrainingState
 from hfgen.trainer.turns import Turn, prepare_turns
 
 MicroBatches = Iterator[tuple[torch.Tensor, torch.Tensor]]
@@ -49,8 +51,9 @@ class Trainer:
 
     Attributes:
         identity: what must be the same for a checkpoint to be continued, as JSON values.
+        signals: that are heeded after each step.
 
-    Raises `HfgenError` for fewer rows than one batch, and for a checkpoint to resume from that is not complete or
+    Raises `HfgenError` for fewer rows than one batch, and for a checkpoint to resume from that is not whole or
     is of another configuration.
     """
 
@@ -60,15 +63,20 @@ class Trainer:
     images: TrainingSet
     config: TrainingConfig
     identity: dict[str, Any]
+    signals: Signals = field(default_factory=Signals)
     step: int = field(default=0, init=False)
     seconds_before: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
+        self.output = OutputFolder(self.config.output_dir)
         self.optimization, self.run, self.output_dir = self.config.optimization, self.config.run, self.config.output_dir
         self.plan = self._plan()
         self.batch_size, self.steps_per_epoch = self.plan.batch_size, self.plan.steps_per_epoch
         self.max_steps = self.optimization.max_train_steps or self.optimization.num_epochs * self.steps_per_epoch
-        self.checkpoint = self._find_checkpoint()
+        self.identity = {**self.identity, "batch_size": self.batch_size}
+        if not self.optimization.lr_scheduler.startswith("constant"):
+            self.identity["max_steps"] = self.max_steps
+        self.checkpoint = on_main_process(self.accelerator, self._find_checkpoint)
         self._prepare()
         device = self.accelerator.device
         self.batches = Batches(
@@ -78,7 +86,7 @@ class Trainer:
             eval_batch_size=min(self.optimization.eval_batch_size, len(self.images.validation)),
             device=device,
         )
-        self.window = self._zero_terms()
+        self.window, self.last_reading, self.epoch_ended = self._zero_terms(), 0, True
         self.first_bad_step = torch.full((), math.inf, device=device)
 
     def _plan(self) -> Plan:
@@ -98,12 +106,9 @@ class Trainer:
         return plan
 
     def _find_checkpoint(self) -> Path | None:
-        self.identity = {**self.identity, "batch_size": self.batch_size}
-        if not self.optimization.lr_scheduler.startswith("constant"):
-            self.identity["max_steps"] = self.max_steps
         checkpoint = find_checkpoint(self.output_dir, self.run.resume_from_checkpoint)
         if checkpoint is not None:
-            check_same_run(checkpoint, read_state(checkpoint)["identity"], self.identity)
+            check_same_run(checkpoint, read_state(checkpoint).get("identity", {}), self.identity)
         return checkpoint
 
     def _prepare(self) -> None:
@@ -113,22 +118,36 @@ class Trainer:
         self.model, self.turns = prepare_turns(self.accelerator, self.task, self.module, o, self.max_steps)
         self.forward = torch.compile(self.model) if o.compile else self.model
         self.ema = WeightAverage(self.module, o.ema_max_decay, o.ema_inv_gamma, o.ema_power) if o.use_ema else None
+        self.state = TrainingState(
+            accelerator=self.accelerator,
+            module=self.module,
+            turns=self.turns,
+            ema=self.ema,
+            states=self.task.states,
+        )
 
     def fit(self) -> None:
         """Train to the last step, from a checkpoint if the run asks for one; afterwards the pipeline is on disk.
 
-        Raises `HfgenError` for a loss that is not finite and a disk that cannot be written; what was complete before
-        stays complete.
+        Raises `HfgenError` for a loss that is not finite and a disk that cannot be written, and `Interrupted` when a signal has
+        ended it; what was complete before stays complete.
         """
         self._resume()
+        on_main_process(self.accelerator, self._cut)
         self.started = time.perf_counter()
-        with Progress(self.accelerator, self.output_dir, self.step, self.max_steps, self.batch_size) as self.progress:
+        self.progress = Progress(self.accelerator, self.output_dir, self.step, self.max_steps, self.batch_size)
+        with self.progress, self.signals.deferred(self.accelerator):
+            if not self.epoch_ended:
+                self._end_epoch()
             while self.step < self.max_steps:
                 self._run_epoch(*divmod(self.step, self.steps_per_epoch))
-        if self.accelerator.is_main_process:
-            with self._averaged():
-                self._save_pipeline()
-        self.accelerator.wait_for_everyone()
+        with self._averaged():
+            on_main_process(self.accelerator, self._save_pipeline)
+
+    def _cut(self) -> None:
+        """Let the folder be as it was after the checkpoint, however the training ended that wrote it."""
+        self.output.cut(self.step)
+        thin_out(self.output, self.step, self.run.checkpoints_total_limit)
 
     @property
     def seconds(self) -> float:
@@ -141,12 +160,22 @@ class Trainer:
         self.model.train()
         for _ in range(first_step, last_step):
             self.advance(micro_batches)
-            if self.step % self.run.checkpointing_steps == 0 or self.step == self.max_steps:
-                with self.progress.paused():
-                    self._save_checkpoint()
-        if last_step == self.steps_per_epoch or self.step == self.max_steps:
             with self.progress.paused():
-                self._end_epoch(epoch + 1)
+                self._after_step(self.signals.poll())
+
+    def _after_step(self, request: Request) -> None:
+        """What belongs to the end of an epoch comes before the checkpoint, so that a kill cannot come between them.
+
+        A training that is asked to end leaves it to the one that goes on: there may be no time for it.
+        """
+        last = self.step == self.max_steps
+        self.epoch_ended = not (last or self.step % self.steps_per_epoch == 0)
+        if not self.epoch_ended and not request.stops:
+            self._end_epoch()
+        if last or self.step % self.run.checkpointing_steps == 0 or request is not Request.NOTHING:
+            self._save_checkpoint()
+        if request.stops:
+            raise interruption(request, f" after step {self.step}")
 
     def micro_batches(self, epoch: int, first_step: int, last_step: int) -> MicroBatches:
         """Row numbers and raw rows of each micro-batch of this process, in the order in which it takes them."""
@@ -193,9 +222,9 @@ class Trainer:
             self.progress.tick()
             return
         self._check_finite()
-        micro_batches = (self.step - self.progress.last_reading) * self.plan.micro_batches
+        micro_batches = (self.step - self.last_reading) * self.plan.micro_batches
         terms = self._reduced(self.window, self.accelerator.num_processes * micro_batches)
-        self.window = self._zero_terms()
+        self.window, self.last_reading = self._zero_terms(), self.step
         self.progress.tick()
         self.progress.reading(self.step, terms, self.learning_rate)
 
@@ -216,17 +245,19 @@ class Trainer:
             f"{self.optimization.learning_rate:g}, a longer --lr_warmup_steps or without --mixed_precision"
         )
 
-    def _end_epoch(self, epoch: int) -> None:
+    def _end_epoch(self) -> None:
         self._check_finite()
-        last = self.step == self.max_steps
+        epoch, last = -(-self.step // self.steps_per_epoch), self.step == self.max_steps
         with self._averaged():
-            self.progress.validation(self.step, epoch, self._held_out_terms())
-            if self.accelerator.is_main_process:
-                if self.run.save_images_epochs and (last or epoch % self.run.save_images_epochs == 0):
-                    self._save_preview()
-                if not last and epoch % self.run.save_model_epochs == 0:
-                    self._save_pipeline()
-        self.accelerator.wait_for_everyone()
+            terms = self._held_out_terms()
+            if not all(map(math.isfinite, terms.values())):
+                self._stop_not_finite(f"the held-out loss after step {self.step} is")
+            self.progress.validation(self.step, epoch, terms)
+            if self.run.save_images_epochs and (last or epoch % self.run.save_images_epochs == 0):
+                on_main_process(self.accelerator, self._save_preview)
+            if not last and epoch % self.run.save_model_epochs == 0:
+                on_main_process(self.accelerator, self._save_pipeline)
+        self.epoch_ended = True
 
     @torch.no_grad()
     def _held_out_terms(self) -> dict[str, float]:
@@ -244,13 +275,11 @@ class Trainer:
         return self._reduced(total, len(held_out))
 
     def _save_preview(self) -> None:
-        path = self.output_dir / "samples" / f"step-{self.step:07d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_png(image_grid(self.task.preview(self.module)), path)
+        grid = image_grid(self.task.preview(self.module))
+        save_png(grid, self.output.grid(self.step))
 
     def _save_pipeline(self) -> None:
-        save = partial(self.task.pipeline(self.module).save_pretrained, safe_serialization=True)
-        save_into(self.output_dir, save)
+        self.output.save(partial(self.task.pipeline(self.module).save_pretrained, safe_serialization=True))
 
     def _zero_terms(self) -> Terms:
         return {name: torch.zeros((), device=self.accelerator.device) for name in self.task.terms}
@@ -270,27 +299,33 @@ class Trainer:
     def _save_checkpoint(self) -> None:
         self._check_finite()
         self._check_weights_finite()
-        tensors = {EMA: self.ema.tensors() if self.ema is not None else {}}
-        tensors |= {state_file(name): state.state_dict() for name, state in self.task.states.items()}
-        state = {"step": self.step, "identity": self.identity, "seconds": self.seconds}
-        save_checkpoint(
-            self.accelerator, self.output_dir, state=state, tensors=tensors, limit=self.run.checkpoints_total_limit
-        )
+        values, files = self.state.capture(self.window)
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "last_reading": self.last_reading,
+            "epoch_ended": self.epoch_ended,
+            "identity": self.identity,
+            **values,
+        }
+        limit = self.run.checkpoints_total_limit
+        save = partial(save_checkpoint, self.output, state=state, files=files, limit=limit)
+        on_main_process(self.accelerator, save)
 
     def _resume(self) -> None:
         if self.checkpoint is None:
+            if self.run.resume_from_checkpoint is not None:
+                self.accelerator.print(f"no checkpoint in {self.output_dir}: starting fresh")
             return
         try:
-            self.accelerator.load_state(str(self.checkpoint))
             state = read_state(self.checkpoint)
-            self.step, self.seconds_before = state["step"], state.get("seconds", 0.0)
-            if self.ema is not None:
-                self.ema.load(read_tensors(self.checkpoint, EMA), self.step)
-            for name, part in self.task.states.items():
-                part.load_state_dict(read_tensors(self.checkpoint, state_file(name)))
-        except Exception as error:  # torch, safetensors and pickle each have their own for a damaged file
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            sums = self.state.restore(state, partial(read_tensors, self.checkpoint))
+            self.window = {name: sums[name] for name in self.task.terms}  # a file keeps no order
+            self.step, self.seconds_before = state["step"], state["seconds"]
+            self.last_reading, self.epoch_ended = state["last_reading"], state["epoch_ended"]
+        except Exception as error:  # torch and safetensors each have their own for what is not theirs
+            reason = one_line(f"{type(error).__name__}: {error}", 200)
             raise HfgenError(
-                f"checkpoint {self.checkpoint} is damaged ({reason}): remove it and resume from the one before"
+                f"checkpoint {self.checkpoint} is not of this training ({reason}): remove it and resume from the one before"
             ) from error
         self.accelerator.print(f"resuming after step {self.step} from {self.checkpoint}")

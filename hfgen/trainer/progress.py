@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +11,15 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from hfgen.core.history import HISTORY_FILE, read_history, write_history
+from hfgen.core.errors import HfgenError, way_out
+from hfgen.core.history import HISTORY_FILE, history_line, read_history, write_history
 
 
 class Progress:
     """Readings go to the bar, to the trackers and, a JSON object a line, to history.jsonl; main process only."""
 
     def __init__(self, accelerator: Accelerator, output_dir: Path, step: int, max_steps: int, batch_size: int):
-        self.accelerator, self.batch_size, self.last_reading = accelerator, batch_size, step
+        self.accelerator, self.batch_size, self.clocked = accelerator, batch_size, step
         self.history = output_dir / HISTORY_FILE
         self.bar = tqdm(total=max_steps, initial=step, disable=not accelerator.is_main_process, desc="steps")
         self.shown: dict[str, str] = {}
@@ -41,8 +41,8 @@ class Progress:
     def reading(self, step: int, terms: dict[str, float], learning_rate: float) -> None:
         """Means of the loss and its terms since the last reading, learning rate, and images/s over all processes."""
         now = time.perf_counter()
-        rate = (step - self.last_reading) * self.batch_size / (now - self.clock)
-        self.clock, self.last_reading = now, step
+        rate = (step - self.clocked) * self.batch_size / (now - self.clock)
+        self.clock, self.clocked = now, step
         self._show(loss=f"{terms['loss']:.4f}", lr=f"{learning_rate:.1e}", **{"images/s": f"{rate:.0f}"})
         readings = {"learning_rate": learning_rate, "images_per_second": rate}
         self._log(step, _prefixed("train", terms) | readings)
@@ -66,8 +66,13 @@ class Progress:
     def _log(self, step: int, values: dict[str, Any]) -> None:
         self.accelerator.log(values, step=step)
         if self.accelerator.is_main_process:
-            with self.history.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+            try:
+                with self.history.open("a", encoding="utf-8") as file:
+                    file.write(history_line({"step": step, **values}))
+            except OSError as error:
+                raise HfgenError(
+                    f"{self.history} cannot be written ({error.strerror}): {way_out(error)}, then resume"
+                ) from error
 
 
 def _prefixed(prefix: str, terms: dict[str, float]) -> dict[str, float]:

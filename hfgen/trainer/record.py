@@ -12,6 +12,7 @@ from hfgen.configs.training import TrainingConfig
 from hfgen.core.history import HISTORY_FILE, read_history
 from hfgen.core.metadata import run_metadata
 from hfgen.data.digits import DIGITS
+from hfgen.data.training_set import TrainingSet
 from hfgen.results import TrainingRecord
 from hfgen.trainer.loop import Trainer
 
@@ -53,11 +54,11 @@ def command_line(config: TrainingConfig) -> str:
     return " ".join([*words, f"--output_dir {_shown(str(config.output_dir))}"])
 
 
-def run_identity(config: TrainingConfig, train_images: int, network: dict[str, Any]) -> dict[str, Any]:
+def run_identity(config: TrainingConfig, images: TrainingSet, network: dict[str, Any]) -> dict[str, Any]:
     """What must be the same for a checkpoint to be continued, as JSON values; `network` is the network's config."""
     values = {item.name: value for item, value in _flags(config) if item.metadata["identity"]}
     network = {k: list(v) if isinstance(v, tuple) else v for k, v in network.items() if not k.startswith("_")}
-    return values | {"train_images": train_images, "network": network}
+    return values | images.identity() | {"network": network}
 
 
 def _flags(config: TrainingConfig) -> Iterator[tuple[Field, Any]]:

@@ -1,22 +1,19 @@
-"""The accelerator of a training, and the way its script starts and ends."""
+"""The accelerator of a training, and work of its main process alone."""
 
 from __future__ import annotations
 
-import errno
 import importlib.util
-import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, gather_object
 
 from hfgen.configs.training import TrainingConfig
-from hfgen.core.errors import HfgenError
+from hfgen.core.errors import HfgenError, explain
 
+LOGS = "logs"
 Result = TypeVar("Result")
 
 
@@ -34,43 +31,24 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         gradient_accumulation_steps=optimization.gradient_accumulation_steps,
         step_scheduler_with_optimizer=False,
         log_with=None if logger == "none" else logger,
-        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
+        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / LOGS)),
     )
 
 
-def on_main_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result | None:
-    """What an action returns on the main process, None on the others; call it on every process.
+def on_main_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
+    """What an action returns on the main process, on all; call it on every process.
 
-    Raises its `HfgenError` on all of them: else the others would wait for ever.
+    Where there are several, whatever the action raises is raised on all of them as `HfgenError`: else the others would wait for ever.
     """
+    if accelerator.num_processes == 1:
+        return action()
     result, failure = None, None
     if accelerator.is_main_process:
         try:
             result = action()
-        except HfgenError as error:
-            failure = str(error)
-    failures = [failure for failure in gather_object([failure]) if failure]
-    if failures:
-        raise HfgenError(failures[0])
+        except Exception as error:
+            failure = explain(error)
+    result, failure = gather_object([(result, failure)])[0]
+    if failure is not None:
+        raise HfgenError(failure)
     return result
-
-
-def run_script(main: Callable[[], object]) -> None:
-    """Call a script's main; an `HfgenError` becomes one line on stderr (of one process) and exit status 1."""
-    try:
-        main()
-    except HfgenError as error:
-        _end_with(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        _end_with(f"{error}; complete checkpoints are kept: make room, then pass --resume_from_checkpoint latest")
-    except KeyboardInterrupt:
-        print("interrupted: start again with --resume_from_checkpoint latest", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-def _end_with(message: str) -> NoReturn:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
-    raise SystemExit(1) from None

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from hfgen.configs.flags import check_ranges
 from hfgen.configs.training import TrainingConfig
 from hfgen.core.device import use_share_of_cores
+from hfgen.core.ending import Interrupted
+from hfgen.core.errors import HfgenError
+from hfgen.core.history import HISTORY_FILE
 from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.data.training_set import load_training_set
 from hfgen.families.base import Family
+from hfgen.families.model import Model
 from hfgen.families.registry import get_family
-from hfgen.hub.card import refresh_card
+from hfgen.hub.card import CARD_FILE, SAMPLES_PICTURE, is_generated, refresh_card
 from hfgen.hub.loading import load
 from hfgen.results import TRAINING_FILE
-from hfgen.trainer.curves import save_curves
+from hfgen.trainer.curves import CURVES_FILE, save_curves
 from hfgen.trainer.loop import Trainer
-from hfgen.trainer.output import check_output_dir, clear_output_dir, make_output_dir
+from hfgen.trainer.output import claimed
 from hfgen.trainer.push import hub_repository, push
 from hfgen.trainer.record import run_identity, training_record
 from hfgen.trainer.rehearsal import rehearse, without_progress_bars
-from hfgen.trainer.setup import make_accelerator, on_main_process
+from hfgen.trainer.setup import LOGS, make_accelerator, on_main_process
+from hfgen.trainer.signals import Signals
 
 
 def train(config: TrainingConfig) -> Path:
     """Train from a configuration; returns the output folder, which holds a pipeline, pictures and a card.
 
-    Nothing is written before the data, the model and the output folder have been checked, and nothing is trained before
-    the pipeline has been saved and loaded once.
+    Nothing stays on disk before the data, the model and the output folder have been checked, and nothing is trained before
+    the pipeline has been saved and loaded once. Other trainings are kept out of the folder until the end.
+
+    SIGTERM and SIGINT end it after a step, with a checkpoint and `Interrupted`; SIGUSR1 asks for a checkpoint.
 
     Raises `HfgenError` for input that cannot be used, a loss that is not finite, a disk that is full, and a Hub that
     fails; by the time of the latter all is on disk.
@@ -38,9 +47,16 @@ def train(config: TrainingConfig) -> Path:
     for group in config.groups:
         check_ranges(group)
     family = get_family(config.family).for_training(config)
-    check_output_dir(config)
-    model_config = family.model_config(config)
     accelerator = make_accelerator(config)
+    with Signals() as signals, ExitStack() as claim:
+        on_main_process(accelerator, lambda: claim.enter_context(claimed(config)))
+        return _train_in(config, family, accelerator, signals)
+
+
+def _train_in(config: TrainingConfig, family: Family, accelerator: Accelerator, signals: Signals) -> Path:
+    """`train`, once the output folder is this training's own."""
+    pretrained = load_pretrained(config, family)
+    model_config = family.model_config(config, pretrained)
     use_share_of_cores(accelerator.device)
     repo = on_main_process(accelerator, partial(hub_repository, config))
     images = load_training_set(
@@ -49,31 +65,49 @@ def train(config: TrainingConfig) -> Path:
         resolution=model_config.get("sample_size"),
         seed=config.optimization.seed,
         accelerator=accelerator,
+        batch_size=config.optimization.train_batch_size,
     )
     set_seed(config.optimization.seed)
-    module = family.build(config, model_config, images)
+    module = family.build(config, model_config, images, pretrained)
     trainer = Trainer(
         accelerator=accelerator,
         task=family.task(config, module, images),
         module=module,
         images=images,
         config=config,
-        identity=run_identity(config, len(images.train), dict(module.config)),
+        identity=run_identity(config, images, dict(module.config)),
+        signals=signals,
     )
     accelerator.print(_told(trainer))
     on_main_process(accelerator, partial(_prepare, trainer, family))
-    flat = {k: v for k, v in trainer.identity.items() if isinstance(v, (int, float, str, bool))}
-    accelerator.init_trackers("hfgen", config=flat)
-    trainer.fit()
-    accelerator.end_training()
+    _start_trackers(trainer)
+    try:
+        trainer.fit()
+    except Interrupted:
+        accelerator.end_training()
+        raise
     on_main_process(accelerator, partial(_describe, trainer, family))
+    accelerator.end_training()  # after it the processes cannot speak to each other any more
     accelerator.print(
         f"pipeline, pictures and card: {config.output_dir}\n"
         f"next: hfgen sample {config.output_dir} --out grid.png, hfgen publish {config.output_dir} REPO"
     )
-    if repo is not None:
+    if repo is not None and accelerator.is_main_process:
         push(config, repo)
     return config.output_dir
+
+
+def load_pretrained(config: TrainingConfig, family: Family) -> Model | None:
+    """The model to start from, None without one; `HfgenError` for one of another family."""
+    name = getattr(config.model, "pretrained_model_name_or_path", None)
+    if name is None:
+        return None
+    model = load(name)
+    if model.family.name != family.name:
+        raise HfgenError(
+            f"{name} is a {model.family.title} model: this needs a {family.title}, such as {config.script} leaves"
+        )
+    return model
 
 
 def _told(trainer: Trainer) -> str:
@@ -87,24 +121,44 @@ def _told(trainer: Trainer) -> str:
 
 def _prepare(trainer: Trainer, family: Family) -> None:
     """The output folder; what is in it is only replaced once the new training is known to come to an end."""
-    made = not trainer.output_dir.exists()
-    make_output_dir(trainer.config)
-    try:
-        rehearse(family, trainer.task, trainer.module, trainer.output_dir)
-    except BaseException:
-        if made:
-            trainer.output_dir.rmdir()
-        raise
-    clear_output_dir(trainer.config)
+    run, output = trainer.run, trainer.output
+    with output.beside() as beside:
+        rehearse(family, trainer.task, trainer.module, beside)
+    output.begin(HISTORY_FILE, overwrite=run.overwrite_output_dir and run.resume_from_checkpoint is None)
+
+
+def _start_trackers(trainer: Trainer) -> None:
+    """Their files become the training's."""
+    accelerator, output = trainer.accelerator, trainer.output
+    before = output.files_below(LOGS)
+    flat = {k: v for k, v in trainer.identity.items() if isinstance(v, (int, float, str, bool))}
+    accelerator.init_trackers("hfgen", config=flat)
+    if accelerator.is_main_process:
+        output.manifest.add(*(output.files_below(LOGS) - before))
 
 
 def _describe(trainer: Trainer, family: Family) -> None:
     """Pictures, training.json and the card."""
-    out, images = trainer.output_dir, trainer.images
+    output, images = trainer.output, trainer.images
+    out = output.path
     with without_progress_bars():
         model = load(out, device=trainer.accelerator.device)
     held_out = EvaluationImages(images=images.validation, labels=images.labels, class_names=images.class_names)
+    output.manifest.add(TRAINING_FILE, CURVES_FILE, *_pictures(model, out), *_own_card(out))
     training_record(trainer, family.name).save(out / TRAINING_FILE)
     save_curves(out, out)
-    family.figures(model.pipeline, held_out, out, trainer.optimization.seed, out)
+    family.figures(model.pipeline, held_out, out=out, seed=trainer.optimization.seed, training=out)
     refresh_card(model)
+    output.manifest.forget_missing()
+
+
+def _pictures(model: Model, out: Path) -> list[str]:
+    """The names of the figures that may be drawn; one that is there already, and not listed, is not a training's."""
+    told = model.family.card(model.pipeline, model.name, None, None).pictures
+    names = [SAMPLES_PICTURE, *(f"{name}.png" for name in told)]
+    return [name for name in names if not (out / name).exists()]
+
+
+def _own_card(out: Path) -> list[str]:
+    """The card's name unless somebody has written it, who keeps it."""
+    return [CARD_FILE] if not (out / CARD_FILE).exists() or is_generated(out / CARD_FILE) else []

@@ -23,11 +23,13 @@ class Turn:
     Attributes:
         name: in the task's `optimizers`.
         parameters: that it trains.
+        optimizer: of the parameters.
         stepper: what to call for a step: the optimizer itself, or Accelerate's for it where gradients are scaled.
     """
 
     name: str
     parameters: Sequence[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
     stepper: torch.optim.Optimizer | AcceleratedOptimizer
     schedule: AcceleratedScheduler
 
@@ -44,11 +46,18 @@ def prepare_turns(
     if len(task.optimizers) > 1:  # the loss of one need not reach the parameters of the others
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
     model, *prepared = accelerator.prepare(module, *prepared)
-    # without a gradient scaler Accelerate's wrapper adds nothing but a good part of a small model's step
-    steppers = [o if accelerator.scaler is not None else o.optimizer for o in prepared[::2]]
-    turns = zip(task.optimizers, parameters, steppers, prepared[1::2], strict=True)
+    wrapped, schedules = prepared[::2], prepared[1::2]
+    turns = zip(task.optimizers, parameters, wrapped, schedules, strict=True)
     return model, tuple(
-        Turn(name=name, parameters=part, stepper=stepper, schedule=schedule) for name, part, stepper, schedule in turns
+        Turn(
+            name=name,
+            parameters=part,
+            optimizer=wrapper.optimizer,
+            # without a gradient scaler Accelerate's wrapper adds nothing but a good part of a small model's step
+            stepper=wrapper if accelerator.scaler is not None else wrapper.optimizer,
+            schedule=schedule,
+        )
+        for name, part, wrapper, schedule in turns
     )
 
 

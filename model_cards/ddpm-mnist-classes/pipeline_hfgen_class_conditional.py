@@ -352,16 +352,25 @@ def set_timesteps(pipeline: DiffusionPipeline, num_inference_steps: int) -> torc
 
     Where the rounding of diffusers gives a timestep of -1 (61 "trailing" steps of 1000) or one twice, they are set exactly.
 
-    Raises `ValueError` for fractional timesteps on a UNet with a learned embedding of integer ones, and for a number of
-    steps that the scheduler cannot take.
+    Raises `ValueError` for timesteps that the UNet's embedding has no value of, fractional ones where it is learned and those
+    without a logarithm where it takes one, and for a number of steps that the scheduler cannot take.
     """
     scheduler = pipeline.scheduler
     scheduler.set_timesteps(num_inference_steps)
-    if scheduler.timesteps.min() < 0 or len(scheduler.timesteps.unique()) < num_inference_steps:
+    config = scheduler.config
+    # those of others are noise levels or their logarithms, of any sign
+    are_steps = "beta_schedule" in config and config.get("timestep_type", "discrete") == "discrete"
+    if are_steps and (scheduler.timesteps.min() < 0 or len(scheduler.timesteps.unique()) < num_inference_steps):
         _set_exactly(scheduler, num_inference_steps)
     _check_stride(scheduler, num_inference_steps)
     timesteps = scheduler.timesteps
-    if timesteps.is_floating_point() and pipeline.unet.config.time_embedding_type == "learned":
+    embedding = pipeline.unet.config.time_embedding_type
+    if embedding == "fourier" and timesteps.min() <= 0:
+        raise ValueError(
+            f"{type(scheduler).__name__} asks for timestep {timesteps.min():g}, and this UNet embeds the log of timesteps "
+            "(time_embedding_type='fourier'), which is not finite there: use a scheduler or a number of steps without it"
+        )
+    if timesteps.is_floating_point() and embedding == "learned":
         raise ValueError(
             f"{type(scheduler).__name__} asks for fractional timesteps, but this UNet has an embedding for each "
             "integer timestep: use DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler or UniPCMultistepScheduler"
@@ -407,8 +416,12 @@ def _ddim_fits(steps: int, T: int) -> bool:
 
 # Copied from hfgen.pipelines.denoising.image_shape
 def image_shape(pipeline: DiffusionPipeline) -> tuple[int, int, int]:
-    """(C, H, W) of what the UNet takes."""
+    """(C, H, W) of what the UNet takes; `ValueError` where its config does not say."""
     size = pipeline.unet.config.sample_size
+    if size is None:
+        raise ValueError(
+            "sample_size of the UNet's config is None: set it to the side of the images, or to [height, width]"
+        )
     height, width = (size, size) if isinstance(size, int) else size
     return pipeline.unet.config.in_channels, height, width
 
@@ -421,7 +434,7 @@ def initial_noise(pipeline: DiffusionPipeline, batch_size: int, generator: Gener
     draw_on = torch.device("cpu") if device.type == "mps" else device
     shape = (batch_size, *image_shape(pipeline))
     noise = randn_tensor(shape, generator=generator, device=draw_on, dtype=pipeline.unet.dtype)
-    return noise.to(device) * pipeline.scheduler.init_noise_sigma
+    return noise.to(device) * getattr(pipeline.scheduler, "init_noise_sigma", 1.0)  # flow matching has none
 
 
 # Copied from hfgen.pipelines.denoising.denoise
@@ -447,10 +460,12 @@ def denoise(
     accepted = inspect.signature(scheduler.step).parameters
     # DDIM would go on with the noise of before x_0 was clipped, and end the worse the more steps it takes
     step_kwargs = {"eta": eta, "generator": generator, "use_clipped_model_output": True}
-    step_kwargs = {k: v for k, v in step_kwargs.items() if k in accepted}
+    # some have another eta than 0 where none is passed
+    step_kwargs = {k: v for k, v in step_kwargs.items() if k in accepted and (k != "eta" or v)}
+    scale_model_input = getattr(scheduler, "scale_model_input", lambda x, _: x)
     with pipeline.progress_bar(total=len(timesteps)) as bar:
         for i, t in enumerate(timesteps):
-            output = for_scheduler(pipeline, predict(scheduler.scale_model_input(image, t), unet_timesteps[i]))
+            output = for_scheduler(pipeline, predict(scale_model_input(image, t), unet_timesteps[i]))
             output = scheduler.step(output, t, image, **step_kwargs)
             image = output.prev_sample
             if callback_on_step_end is not None:
@@ -539,9 +554,11 @@ def _repaint_scheduler(
     ):
         if not 1 <= value <= most:
             raise ValueError(f"{name}={value}: use 1..{most}")
-    if config.prediction_type not in ("epsilon", "sample", "v_prediction"):
+    kind = config.get("prediction_type")
+    if kind not in ("epsilon", "sample", "v_prediction") or "beta_schedule" not in config:
         raise ValueError(
-            f"prediction_type={config.prediction_type!r}: inpainting needs a model of epsilon, sample or v_prediction"
+            f"prediction_type={kind!r} of {type(pipeline.scheduler).__name__}: inpainting needs a model of epsilon, sample or "
+            "v_prediction on betas"
         )
     scheduler = RePaintScheduler(
         T,
@@ -581,6 +598,10 @@ def walk_between(
     """
     if steps < 2 or not 0 < strength <= 1:
         raise ValueError(f"steps={steps}, strength={strength}: at least 2 steps, strength above 0 to 1")
+    if "beta_schedule" not in pipeline.scheduler.config:
+        raise ValueError(
+            f"{type(pipeline.scheduler).__name__} has no betas: images are noised to x_t by a DDPM's alone"
+        )
     if num_inference_steps is None:
         num_inference_steps = min(1000, pipeline.scheduler.config.num_train_timesteps)
     check_inputs(

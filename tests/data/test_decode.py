@@ -1,6 +1,9 @@
 """Decoding against Pillow called directly, and against datasets' own decoder."""
 
 import io
+import os
+import socket
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -8,7 +11,7 @@ import pytest
 from datasets import Dataset, Features, Image
 
 from hfgen.core.errors import HfgenError
-from hfgen.data.decode import ImageReader, channels_of, open_image, undecoded
+from hfgen.data.decode import ImageReader, channels_of, open_image, raster_formats, undecoded
 
 FEATURES = Features({"image": Image()})
 
@@ -184,3 +187,46 @@ def test_channels_of_an_image():
     assert [channels_of(PIL.Image.new(mode, (2, 2))) for mode in ("1", "L", "LA", "RGB", "RGBA", "P", "CMYK")] == [
         1, 1, 1, 3, 3, 3, 3,
     ]  # fmt: skip
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"
+
+
+def test_formats_of_pixels_alone_are_opened(monkeypatch):
+    """EPS has Pillow start Ghostscript; here the reader itself must not be reached."""
+    PIL.Image.init()
+    monkeypatch.setitem(PIL.Image.OPEN, "EPS", (lambda *_: pytest.fail("an EPS was opened"), lambda prefix: True))
+    with pytest.raises(HfgenError, match=r"^row 0 of .* is unreadable \(it is in none of the formats of pictures"):
+        reader(EPS)(0)
+    assert not {"EPS", "WMF", "PDF", "GRIB", "HDF5", "BUFR", "FITS"} & set(raster_formats())
+    image = random_image(8, 8)
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA"):
+        assert reader(encoded(image, kind), channels=3)(0).shape == (3, 8, 8)
+
+
+def test_a_path_that_is_no_file_is_not_waited_for(tmp_path):
+    pipe, server = tmp_path / "pipe", socket.socket(socket.AF_UNIX)
+    os.mkfifo(pipe)
+    server.bind(str(tmp_path / "socket"))
+    for path in (pipe, tmp_path / "socket", tmp_path, Path("/dev/zero"), Path("/dev/stdin")):
+        with pytest.raises(HfgenError, match="is no regular file"):
+            open_image({"bytes": None, "path": str(path)}, "0")
+    server.close()
+    image, link = tmp_path / "image.png", tmp_path / "link.png"
+    image.write_bytes(encoded(random_image(8, 8)))
+    link.symlink_to(image)
+    assert open_image({"bytes": None, "path": str(link)}, "0").size == (8, 8)
+
+
+@pytest.mark.parametrize("side", [10_000, 20_000])  # a warning of Pillow's, and an error
+def test_an_image_of_too_many_pixels_is_refused_without_a_warning(side, recwarn):
+    file = encoded(PIL.Image.new("1", (side, side)))
+    with pytest.raises(HfgenError, match=r"^row 0 of .* is unreadable \(.*pixels"):
+        reader(file)(0)
+    assert len(file) < 100_000
+
+
+@pytest.mark.parametrize("value", [None, {}, {"bytes": None, "path": None}])
+def test_a_row_without_an_image(value):
+    with pytest.raises(HfgenError, match=r"^row 7 is unreadable \(there is no image\)"):
+        open_image(value, "7")

@@ -1,13 +1,15 @@
 """Batches from memory and streamed."""
 
 import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from hfgen.core.errors import HfgenError
+from hfgen.core.errors import HfgenError, explain
 from hfgen.core.media import to_model_range
 from hfgen.data import loading as images_module
 from hfgen.data.decode import ImageReader, undecoded
@@ -76,12 +78,48 @@ def test_images_that_do_not_fit_are_streamed(digits):
 
 def test_images_that_take_three_tenths_of_the_memory_are_kept(digits, monkeypatch):
     size = 297 * 8 * 8
-    monkeypatch.setattr(images_module, "_free_memory", lambda device: size / 0.3 + 1)
+    monkeypatch.setattr(images_module, "free_memory", lambda device: size / 0.3 + 1)
     in_memory = load_images(reader(digits), CPU, show_progress=False)
     assert isinstance(in_memory, ImagesInMemory)
     assert in_memory.images.numel() == size
-    monkeypatch.setattr(images_module, "_free_memory", lambda device: size / 0.3 - 1)
+    monkeypatch.setattr(images_module, "free_memory", lambda device: size / 0.3 - 1)
     assert isinstance(load_images(reader(digits), CPU, show_progress=False), ImagesStreamed)
+
+
+def test_the_processes_of_a_machine_share_its_memory(digits, monkeypatch):
+    size = 297 * 8 * 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    for free, kind in ((4 * size / 0.3 + 1, ImagesInMemory), (4 * size / 0.3 - 1, ImagesStreamed)):
+        monkeypatch.setattr(images_module, "free_memory", lambda device, free=free: free)
+        assert isinstance(load_images(reader(digits), CPU, show_progress=False), kind)
+
+
+def test_a_worker_that_dies_is_told_in_a_line(digits):
+    batches = ImagesStreamed(reader(digits), CPU, 1).batches(torch.arange(297).split(3))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises((HfgenError, RuntimeError)) as caught:  # torch raises where the signal of its death finds us
+        list(batches)
+    line = explain(caught.value)
+    assert line.startswith("a process that decodes images ")
+    assert line.endswith("--resume_from_checkpoint latest")
+
+
+def test_a_worker_outlives_the_signals_of_a_launcher(digits):
+    batches = ImagesStreamed(reader(digits), CPU, 1).batches(torch.arange(297).split(3))
+    first = next(batches)
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(worker.pid, number)
+    assert sum(map(len, batches), len(first)) == 297
+
+
+def test_a_loader_leaves_torchs_random_numbers_alone(digits):
+    state = torch.get_rng_state()
+    for workers in (0, 1):
+        next(ImagesStreamed(reader(digits), CPU, workers).batches([torch.tensor([0])]))
+    assert torch.get_rng_state().equal(state)
 
 
 def test_bytes_become_the_model_range():
@@ -93,6 +131,7 @@ def test_bytes_become_the_model_range():
     np.testing.assert_allclose(values, np.arange(256) / 127.5 - 1, atol=2e-7)
 
 
+@pytest.mark.slow
 def test_mnist_has_its_published_mean_and_deviation(mnist_path, tmp_path):
     train = load_source(mnist_path, cache_dir=str(tmp_path))["train"]
     images = ImageReader(

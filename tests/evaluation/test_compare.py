@@ -3,15 +3,21 @@
 import base64
 import io
 import json
+import os
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
 from hfgen.cli.main import main
+from hfgen.data.digits import embedded_digits
 from hfgen.evaluation import compare as module
+from hfgen.evaluation.evaluate import Measurement
 from hfgen.models import MLPVAE
 from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
 
@@ -29,6 +35,7 @@ UNET = {
 FLAGS = (
     "--dataset_name digits --samples 70 --evaluations 100 --iw_samples 3 --max_images 20 --steps 2 --repeat 1".split()
 )
+VAE_FLAGS = "--dataset_name digits --samples 70 --iw_samples 3 --max_images 20 --repeat 1".split()
 
 
 @pytest.fixture
@@ -50,11 +57,14 @@ def rows(markdown):
     return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in cells}
 
 
+@pytest.mark.slow
 def test_models_stand_side_by_side(models, tmp_path, capsys):
     out = tmp_path / "page.html"
     assert main(["compare", *models, *FLAGS, "--out", str(out)]) == 0
     table = rows(out.with_suffix(".md").read_text())
-    assert out.with_suffix(".md").read_text() in capsys.readouterr().out
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert "\n".join(printed[:-2]) in out.with_suffix(".md").read_text()
+    assert printed[-2:] == [str(out), str(out.with_suffix(".md"))]
     assert table[""] == ["diffusion", "vae", "grey"]
     assert table["kind"] == ["diffusion, T = 10", "VAE", "VAE"]
     assert [bool(re.match(r"\d+\.\d{3} ± \d", cell)) for cell in table["bound, bits/dim"]] == [True, True, False]
@@ -73,19 +83,20 @@ def test_models_stand_side_by_side(models, tmp_path, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_what_is_broken_off_goes_on_with_the_models_that_are_missing(models, tmp_path, monkeypatch):
-    measured, evaluate, timed = [], module.evaluate_model, module.seconds_per_sample
+    measured, measure, timed = [], Measurement.measure, module.seconds_per_sample
 
-    def counted(model, *rest):
-        measured.append(model.family.name)
-        return evaluate(model, *rest)
+    def counted(self, *rest):
+        measured.append(self.model.family.name)
+        return measure(self, *rest)
 
     def broken(sampler, *rest):
         if not sampler.calls:
             raise KeyboardInterrupt
         return timed(sampler, *rest)
 
-    monkeypatch.setattr(module, "evaluate_model", counted)
+    monkeypatch.setattr(Measurement, "measure", counted)
     monkeypatch.setattr(module, "seconds_per_sample", broken)
     command = ["compare", *models[:2], *FLAGS, "--out", str(tmp_path / "page.html")]
     assert main(command) == 130
@@ -95,6 +106,7 @@ def test_what_is_broken_off_goes_on_with_the_models_that_are_missing(models, tmp
     assert measured == ["ddpm", "vae", "vae"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -109,3 +121,131 @@ def test_comparisons_that_cannot_be_made(models, tmp_path, monkeypatch, capsys, 
     assert main(["compare", *words, *FLAGS]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.replace("neither a folder here nor a repository", "no folder here") in error
+
+
+@pytest.fixture
+def quick(models, tmp_path, monkeypatch):
+    """Run the command on the two VAEs; what of the first was measured is left when the second is broken off."""
+    timed = module.seconds_per_sample
+
+    def run(*words, limit=None, names=("vae", "grey")):
+        calls = []
+
+        def counted(*arguments):
+            if len(calls) == limit:
+                raise KeyboardInterrupt
+            calls.append(arguments)
+            return 0.001
+
+        monkeypatch.setattr(module, "seconds_per_sample", counted)
+        monkeypatch.chdir(tmp_path)
+        status = main(["compare", *names, *VAE_FLAGS, "--out", "page.html", *words])
+        monkeypatch.setattr(module, "seconds_per_sample", timed)
+        return status, len(calls) // len(module.BATCHES)
+
+    return run
+
+
+WORK = ".page.html.unfinished/0"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("kept.json", lambda path: path.write_bytes(b"\xff")),
+        ("kept.json", lambda path: path.write_text("[]")),
+        ("kept.json", lambda path: path.write_text('{"settings": {}, "files": 1}')),
+        ("kept.json", lambda path: (path.unlink(), path.mkdir())),
+        ("kept.json", lambda path: (path.unlink(), os.mkfifo(path))),
+        ("results.json", lambda path: path.write_text("{}")),
+        ("results.json", Path.unlink),
+        ("results_samples.png", lambda path: path.write_bytes(path.read_bytes()[:50])),
+        ("../0", lambda path: (shutil.rmtree(path), path.write_text(""))),
+    ],
+)
+def test_results_that_are_damaged_are_measured_anew(quick, tmp_path, capsys, name, damage):
+    assert quick(limit=2) == (130, 1)
+    damage((tmp_path / WORK / name).resolve())
+    capsys.readouterr()
+    assert quick() == (0, 2)
+    line = next(line for line in capsys.readouterr().err.splitlines() if "is damaged" in line)
+    assert line.endswith(f"{Path(WORK, name) if name != '../0' else WORK} is damaged: the model is done anew")
+    assert not (tmp_path / ".page.html.unfinished").exists()
+
+
+def test_what_was_kept_is_taken_for_the_same_work_alone(quick, tmp_path, digits_of):
+    assert quick(limit=2) == (130, 1)
+    assert quick(limit=0) == (130, 0)
+    assert quick("--repeat", "2", limit=2) == (130, 1)
+    digits_of(lambda value: 255 - value)
+    assert quick("--repeat", "2") == (0, 2)
+
+
+@pytest.fixture
+def digits_of(monkeypatch):
+    """Digits with other pixels and the same fingerprints."""
+    digits = embedded_digits()
+    monkeypatch.setattr("hfgen.data.sources.embedded_digits", lambda: digits)
+
+    def change(function):
+        changed = {}
+        for split, dataset in digits.items():
+            images = [Image.eval(image, function) for image in dataset["image"]]
+            changed[split] = Dataset.from_dict({"image": images, "label": dataset["label"]}, features=dataset.features)
+            changed[split]._fingerprint = dataset._fingerprint
+        digits.update(changed)
+
+    return change
+
+
+def test_names_that_are_those_of_files_of_the_work(quick, tmp_path):
+    for name in ("settings", "kept", "a", "a_settings", "0"):
+        shutil.copytree(tmp_path / "vae", tmp_path / name)
+    names = ("settings", "kept", "a", "a_settings", "0")
+    assert quick(names=names)[0] == 0
+    assert rows((tmp_path / "page.md").read_text())[""] == list(names)
+
+
+def test_the_folder_where_one_stands(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "seconds_per_sample", lambda *_: 0.001)
+    (tmp_path / "vae/inner").mkdir()
+    for here, first in (("vae", "."), ("vae/inner", ".."), ("grey", "../vae/inner/..")):
+        monkeypatch.chdir(tmp_path / here)
+        page = tmp_path / "page.html"
+        assert main(["compare", first, str(tmp_path / "grey"), *VAE_FLAGS, "--out", str(page)]) == 0
+        assert rows((tmp_path / "page.md").read_text())[""] == ["vae", "grey"]
+
+
+def test_what_cannot_be_is_told_before_anything_is_measured(quick, models, tmp_path, capsys):
+    (tmp_path / "broken").mkdir()
+    shutil.copytree(tmp_path / "vae", tmp_path / "copy/vae")
+    shutil.copytree(tmp_path / "vae", tmp_path / "odd")
+    (tmp_path / "odd/training.json").write_text("[]")
+    for names, words, message in (
+        (("vae", "broken"), [], "broken"),
+        (("vae", "copy/vae"), [], "two have the same name"),
+        (("vae", "odd"), [], "odd/training.json"),
+        (("vae", "grey"), ["--exact"], "--exact"),
+    ):
+        assert quick(*words, names=names) == (1, 0)
+        assert message in capsys.readouterr().err.splitlines()[-1]
+        assert not list(tmp_path.glob("*page*"))
+
+
+def test_pages_of_others_are_replaced_only_if_asked(quick, tmp_path, capsys):
+    for name in ("page.html", "page.md"):
+        (tmp_path / name).write_text("mine")
+        assert quick() == (1, 0)
+        told = f"--out {name} holds no comparison of hfgen: name another, or pass --overwrite to replace it"
+        assert capsys.readouterr().err.splitlines()[-1] == f"hfgen: error: {told}"
+        assert (tmp_path / name).read_text() == "mine"
+        assert quick("--overwrite") == (0, 2)
+        assert quick() == (0, 2)  # and one of its own it knows
+
+
+def test_the_page_is_no_part_of_a_pipeline(quick, tmp_path, capsys):
+    (tmp_path / "vae/README.md").write_text("card")
+    for out in ("vae/README.html", "vae/vae/config.html"):
+        assert quick("--out", out, "--overwrite") == (1, 0)
+        assert "is a part of the pipeline in" in capsys.readouterr().err
+    assert (tmp_path / "vae/README.md").read_text() == "card"

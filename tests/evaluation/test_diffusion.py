@@ -14,7 +14,6 @@ from PIL import Image
 
 from hfgen.core.errors import HfgenError
 from hfgen.data.evaluation_images import load_evaluation_images
-from hfgen.evaluation.terms_figure import terms_figure
 from hfgen.library import evaluate
 from hfgen.likelihood import exact_vlb, sampled_vlb
 from hfgen.pipelines import UnconditionalDiffusionPipeline
@@ -133,7 +132,7 @@ def test_terms_that_nobody_drew_are_null(tmp_path):
     assert [mean is None for mean in results["terms"]["mean"]] == [count == 0 for count in draws]
     assert [error is None for error in results["terms"]["standard_error"]] == [count < 2 for count in draws]
     result.save(tmp_path / "results.json")
-    terms_figure(result, tmp_path / "terms.png")
+    result.plot(tmp_path / "terms.png")
     assert is_a_figure(tmp_path / "terms.png")
 
 
@@ -142,6 +141,7 @@ def is_a_figure(path):
         return image.size[0] > 800 and np.asarray(image.convert("L")).std() > 5
 
 
+@pytest.mark.slow
 def test_a_single_image_has_no_error_and_valid_json(pipeline, tmp_path):
     result = measured(pipeline, max_images=1)
     result.save(tmp_path / "results.json")
@@ -154,7 +154,7 @@ def test_a_single_image_has_no_error_and_valid_json(pipeline, tmp_path):
     assert total["standard_error"] is None
     assert total["mean"] == result.metrics["vlb_total"].mean
     assert "nan" not in result.table()
-    terms_figure(result, tmp_path / "terms.png")
+    result.plot(tmp_path / "terms.png")
     assert is_a_figure(tmp_path / "terms.png")
 
 
@@ -169,6 +169,7 @@ def test_the_figure_shows_the_terms_and_what_they_add_up_to(exact, exact_result,
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluations", [None, 150])
 def test_images_may_stay_on_disk(pipeline, evaluations, monkeypatch):
     """More of them than memory holds are decoded batch by batch; by no workers here, whose start takes longer."""

@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import math
+import os
+import shutil
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DMode
 from drawing import draw, model_of, sampler_of
 from flat import flat
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from hfgen.cli.main import main
@@ -20,6 +25,8 @@ from hfgen.configs.evaluation import EvaluationConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.resume import Resumable
 from hfgen.data.digits import embedded_digits
+from hfgen.data.loading import ImagesInMemory
+from hfgen.evaluation.evaluate import evaluate_model
 from hfgen.evaluation.features import load_feature_network
 from hfgen.evaluation.samples import Draws, evaluate_samples, real_images
 from hfgen.hub.loading import load
@@ -141,6 +148,7 @@ def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_likelihood_alone(evaluate, saved, tmp_path, capsys):
     results = evaluate(saved["diffusion"], *LIKELIHOOD)
     out, err = capsys.readouterr()
@@ -172,6 +180,7 @@ def test_samples_alone(evaluate, saved, samples, tmp_path, capsys):
     assert names_in(tmp_path) == ["results.json", "results_samples.png"]
 
 
+@pytest.mark.slow
 def test_both_are_the_two_together(evaluate, saved, samples, tmp_path):
     both = evaluate(saved["diffusion"], *LIKELIHOOD, *samples)
     assert names_in(tmp_path) == ["results.json", "results_samples.png", "results_terms.png"]
@@ -184,6 +193,7 @@ def test_both_are_the_two_together(evaluate, saved, samples, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", ["likelihood", "samples"])
 @pytest.mark.parametrize("model", ["diffusion", "vae"])
 def test_results_say_what_they_were_made_with(evaluate, saved, samples, model, flags):
@@ -227,6 +237,7 @@ def test_samples_are_those_of_the_sample_command(evaluate, saved, samples, tmp_p
         assert np.array_equal(grid_of(tmp_path / f"{model}_samples.png"), grid_of(grid))
 
 
+@pytest.mark.slow
 def test_the_sampler_does_not_change_the_bound(evaluate, saved, samples):
     alone = evaluate(saved["diffusion"], *LIKELIHOOD)["metrics"]
     both = evaluate(saved["diffusion"], *LIKELIHOOD, *samples, "--scheduler", "dpmsolver++", "--steps", "3")
@@ -264,6 +275,7 @@ def test_the_shipped_classifier_takes_small_images(evaluate, saved):
     assert results["metrics"]["frechet_floor"]["mean"] < results["metrics"]["frechet"]["mean"]
 
 
+@pytest.mark.slow
 class TestBrokenOff:
     """The parts that are saved: rounds of 10 evaluations, images of the exact bound, and 5 samples at a time."""
 
@@ -271,7 +283,8 @@ class TestBrokenOff:
     def _often(self, monkeypatch):
         # a figure takes longer than the rest
         monkeypatch.setattr(
-            "hfgen.evaluation.terms_figure.terms_figure", lambda result, path: path.write_text("") and None
+            "hfgen.results.EvaluationResult.plot",
+            lambda result, path: path.write_bytes(b"\x89PNG\r\n\x1a\n") and None,
         )
         monkeypatch.setattr("hfgen.evaluation.samples.CHUNK", 5)
         for module in ("exact", "elbo"):
@@ -397,6 +410,63 @@ class TestBrokenOff:
         calls.start()
         evaluate(saved["diffusion"], *LIKELIHOOD)
         assert calls.images == 0
+
+    @pytest.mark.parametrize("damage", ["cut short", "garbage", "another shape", "a folder", "settings"])
+    @pytest.mark.parametrize("after", [150, 237])
+    def test_a_part_that_is_damaged_is_measured_anew(
+        self, evaluate, saved, samples, calls, after, damage, tmp_path, capsys
+    ):
+        """The rounds of the bound, or the first samples."""
+        arguments = (saved["diffusion"], *LIKELIHOOD, *samples)
+        expected = evaluate(*arguments)
+        for path in tmp_path.iterdir():
+            path.unlink()
+        self.interrupted(evaluate, calls, after, tmp_path, *arguments)
+        work = tmp_path / ".results.json.unfinished"
+        part = work / ("sampled.safetensors" if after < 200 else "samples-0000000.safetensors")
+        if damage == "cut short":
+            part.write_bytes(part.read_bytes()[:-30])
+        elif damage == "garbage":
+            part.write_bytes(b"garbage")
+        elif damage == "another shape":
+            save_file({name: torch.zeros(1, 1) for name in load_file(part)}, part)
+        elif damage == "a folder":
+            part.unlink()
+            part.mkdir()
+        else:
+            part = work / "settings.json"
+            part.write_bytes(b"{\xff")
+        capsys.readouterr()
+        assert timeless(evaluate(*arguments)) == timeless(expected)
+        assert f"hfgen: {part} is damaged: " in capsys.readouterr().err
+        assert names_in(tmp_path) == ["results.json", "results_samples.png", "results_terms.png"]
+
+    @pytest.mark.parametrize("changed", ["test", "train"])
+    @pytest.mark.parametrize("flags", ["likelihood", "samples"])
+    def test_other_images_start_anew(
+        self, evaluate, saved, samples, calls, flags, changed, tmp_path, monkeypatch, digits
+    ):
+        """Of the same names: the dataset's own fingerprint does not see that the files were changed."""
+        files = {split: [tmp_path / f"data/{split}{i}.png" for i in range(20)] for split in ("train", "test")}
+        (tmp_path / "data").mkdir()
+        for split, paths in files.items():
+            for i, path in enumerate(paths):
+                digits[split][i]["image"].save(path)
+        splits = {split: Dataset.from_dict({"image": list(map(str, paths))}) for split, paths in files.items()}
+        data = DatasetDict({split: dataset.cast_column("image", ImageFeature()) for split, dataset in splits.items()})
+        monkeypatch.setattr("hfgen.data.sources.embedded_digits", lambda: data)
+        arguments = (saved["diffusion"], *(LIKELIHOOD if flags == "likelihood" else samples))
+        after, whole = (150, 200) if flags == "likelihood" else (37, COUNT * STEPS)
+        calls.start(after)
+        evaluate(*arguments, status=130)
+        first = data["test"]._fingerprint
+        for path in files[changed]:
+            Image.eval(Image.open(path), lambda value: 255 - value).save(path)
+        calls.start()
+        found = evaluate(*arguments)
+        assert calls.images == (50 if (flags, changed) == ("likelihood", "train") else whole)
+        assert data["test"]._fingerprint == first
+        assert found["metrics"] == evaluate(*arguments, out="expected.json")["metrics"]
 
 
 def draws_of(pipeline, count=COUNT, seed=0, batch_size=64, resumable=None, **options):
@@ -540,6 +610,7 @@ def test_images_that_are_too_few(refused, samples, digits, monkeypatch):
     refused("diffusion", message, *samples, "--split", "train", "--train_split", "few")
 
 
+@pytest.mark.slow
 def test_a_local_dataset_is_named_without_its_path(evaluate, saved, samples, digits, tmp_path):
     digits.save_to_disk(tmp_path / "my_data")
     for flags in (LIKELIHOOD, samples):
@@ -555,17 +626,16 @@ def test_images_of_another_size(refused, samples, tmp_path):
     refused(tmp_path / "large", message, *samples)
 
 
-def test_models_that_cannot_be_measured(refused, saved, samples, tmp_path):
+def test_models_that_cannot_be_measured(refused, saved, tmp_path):
     flow = tmp_path / "flow"
     UnconditionalDiffusionPipeline(unet(), FlowMatchEulerDiscreteScheduler()).save_pretrained(flow)
     refused(flow, "FlowMatchEulerDiscreteScheduler does not run a DDPM's process (a flow between noise and data)")
-    refused(flow, "FlowMatchEulerDiscreteScheduler has no betas", *samples)
     latent = tmp_path / "latent"
     UnconditionalDiffusionPipeline(unet(), scheduler()).save_pretrained(latent)
     index = json.loads((latent / "model_index.json").read_text())
     index |= {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}
     (latent / "model_index.json").write_text(json.dumps(index))
-    refused(latent, "is a LDMPipeline of scheduler, unet, vqvae: ")
+    refused(latent, "vqvae")
     refused(tmp_path / "nowhere", "does not exist")
     refused("diffusion", "cannot be loaded", "--samples", "12", "--features", str(tmp_path / "nowhere"))
     refused("diffusion", "device 'toaster'", "--device", "toaster")
@@ -591,6 +661,104 @@ def test_places_that_cannot_be_written_to(refused, tmp_path):
     (tmp_path / "file").write_text("")
     assert refused("diffusion", "is a folder: name a file", out="folder") == 1
     assert refused("diffusion", "is no folder", out="file/results.json") == 1
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of the diffusion model's folder, with what a training leaves there."""
+    shutil.copytree(saved["diffusion"], tmp_path / "model")
+    for name in ("README.md", "training.json", "history.jsonl", "pipeline_x.py"):
+        (tmp_path / "model" / name).write_text("{}")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        "model_index.json",
+        "README.md",
+        "training.json",
+        "history.jsonl",
+        "pipeline_x.py",
+        "unet/config.json",
+        "unet/results.json",
+        "scheduler/scheduler_config.json",
+        "../model/unet/new.json",
+    ],
+)
+def test_parts_of_a_pipeline_are_never_replaced(refused, folder, out):
+    for flags in ([], ["--overwrite"]):
+        refused("diffusion", f"is a part of the pipeline in {folder}: name another", *flags, out=f"model/{out}")
+        refused("diffusion", "is a part of the pipeline", *flags, out=f"model/unet/../{out}")
+
+
+def test_results_go_into_the_folder_of_a_pipeline_and_replace_earlier_ones(evaluate, saved, folder):
+    for seed in ("0", "1"):
+        results = evaluate(folder, *LIKELIHOOD, "--seed", seed, out="model/results.json")
+        assert results["seed"] == int(seed)
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"mine", b"\xff", b"", b'{"a": 1}'])
+def test_a_file_that_holds_no_results_is_replaced_only_if_asked(refused, evaluate, saved, tmp_path, content):
+    (tmp_path / "results.json").write_bytes(content)
+    refused("diffusion", "results.json holds no results of hfgen: name another, or pass --overwrite to replace it")
+    evaluate(saved["diffusion"], *LIKELIHOOD, "--overwrite")
+    evaluate(saved["diffusion"], *LIKELIHOOD)
+
+
+@pytest.mark.parametrize("name", ["results_terms.png", "results_samples.png"])
+def test_a_file_beside_the_results_that_is_no_picture(refused, evaluate, saved, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    refused("diffusion", f"{name} holds no PNG of hfgen")
+    evaluate(saved["diffusion"], *LIKELIHOOD, "--overwrite")
+
+
+def test_what_is_no_plain_file_is_never_replaced(refused, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for flags in ([], ["--overwrite"]):
+        assert main(["evaluate", "nowhere/x", "--out", "/dev/null", *flags]) == 1
+        assert main(["evaluate", "nowhere/x", "--out", str(tmp_path / "fifo"), *flags]) == 1
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert stat.S_ISFIFO(os.stat(tmp_path / "fifo").st_mode)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("diffusion", math.nan), ("diffusion", math.inf), ("diffusion", 1e30), ("vae", math.nan)]
+)
+@pytest.mark.parametrize("what", [{"likelihood": True}, {"samples": COUNT}])
+def test_what_is_not_finite_is_no_result(saved, tmp_path, kind, value, what):
+    """Predictions of 1e30 are clipped by the sampler, which then draws images of 0 and 1; their bound overflows."""
+    pipeline = UnconditionalDiffusionPipeline(unet(), scheduler()) if kind == "diffusion" else VAEPipeline(vae())
+    model = model_of(pipeline)
+    with torch.no_grad():
+        list(model.module.parameters())[-1].fill_(value)
+    options = {"evaluations": 200} if kind == "diffusion" else {"iw_samples": 3}
+    config = EvaluationConfig(
+        dataset_name="digits",
+        max_images=9,
+        features=saved["features"] if "samples" in what else None,
+        options=options if "likelihood" in what else {},
+        **what,
+    )
+    if "samples" in what and not math.isnan(value):
+        assert evaluate_model(model, config).samples.count == COUNT
+        return
+    with pytest.raises(HfgenError, match=r"has no result \(.*(nan|inf)|came out as nan or inf") as told:
+        evaluate_model(model, config, tmp_path / "results.json")
+    assert "\n" not in str(told.value)
+    assert names_in(tmp_path) == []
+
+
+def test_guidance_out_of_all_proportion(refused, samples):
+    assert refused("diffusion", "guidance_scale", *samples, "--guidance_scale", "1e300") == 2
+
+
+def test_features_that_are_not_finite_are_none(saved):
+    network = load_feature_network(saved["features"])
+    with torch.no_grad():
+        network.model.classifier[-1].weight.fill_(float("nan"))
+    with pytest.raises(HfgenError, match="gives features that are nan or inf: its weights are damaged"):
+        network(ImagesInMemory(torch.zeros(3, 1, 8, 8, dtype=torch.uint8)))
 
 
 def test_a_table_aligns_what_it_shows():
@@ -632,10 +800,11 @@ def test_samplers_refuse_what_a_pipeline_cannot_do(saved):
 
 def test_settings_are_what_is_asked_for_and_the_model():
     """Not how many images go at once; settings are written as JSON."""
-    from hfgen.evaluation.evaluate import evaluation_settings
+    from hfgen.evaluation.evaluate import prepare
 
     def settings(likelihood="discretized_logistic", **changes):
-        return evaluation_settings(model_of(VAEPipeline(vae(likelihood))), EvaluationConfig(**changes))
+        config = EvaluationConfig(dataset_name="digits", **changes)
+        return prepare(model_of(VAEPipeline(vae(likelihood))), config).settings()
 
     first = settings(batch_size=3)
     assert first == settings(batch_size=1)

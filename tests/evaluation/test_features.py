@@ -218,6 +218,7 @@ def test_the_shipped_classifier_is_small_and_safe():
     assert not network.model.training
 
 
+@pytest.mark.slow
 def test_the_shipped_classifier_knows_its_digits(mnist_path):
     """All 10,000 test images."""
     data = load_evaluation_images(mnist_path, "test", shape=(1, 28, 28), device=CPU)

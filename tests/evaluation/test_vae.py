@@ -98,6 +98,7 @@ def test_binarised_pixels_are_not_compared_in_bits_of_8_bit_pixels():
     assert not [key for key in results["metrics"] if "bits" in key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent_size", [1, 2, 3])
 def test_figures(digits, tmp_path, latent_size):
     (tmp_path / "history.jsonl").write_text(

@@ -10,7 +10,6 @@ import torch
 from accelerate import notebook_launcher
 from accelerate.state import AcceleratorState, GradientState
 from diffusers import DDPMScheduler, UNet2DModel
-from hub_users import hub, ours  # noqa: F401
 from sklearn.decomposition import PCA as SklearnPCA
 
 import hfgen
@@ -104,6 +103,7 @@ def test_it_samples_with_a_choice_of_its_own(trained, tmp_path, capsys):
         hfgen.sample(trained.output_dir, temperature=-1)
 
 
+@pytest.mark.slow
 def test_it_stands_beside_a_vae_and_a_ddpm(trained, tmp_path):
     torch.manual_seed(0)
     VAEPipeline(MLPVAE(sample_size=8, latent_size=2, hidden_sizes=(8,))).save_pretrained(tmp_path / "vae")
@@ -146,7 +146,7 @@ def test_its_results_are_read_again(trained, tmp_path):
 
 
 @pytest.mark.hub
-def test_it_is_published_and_pulled(trained, ours):  # noqa: F811
+def test_it_is_published_and_pulled(trained, ours):
     path = f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
     publish = "from hfgen.cli.main import main\nsys.exit(main(['publish', arguments[0], 'alice/ppca']))"
     done = ours.run(path + REGISTER + publish, trained.output_dir).check()

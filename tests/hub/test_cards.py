@@ -155,6 +155,7 @@ def test_only_datasets_of_the_hub_are_in_the_metadata(trained, dataset, listed):
     assert card_errors(text) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("variance", ["fixed_small", "learned_range"])
 def test_code_of_few_steps_runs_where_a_solver_can_sample(tmp_path, monkeypatch, schedule, variance):

@@ -166,7 +166,7 @@ def test_places_of_nothing(tmp_path):
     for place, message in (
         (tmp_path / "file", "is a file: pass the folder that holds model_index.json"),
         (tmp_path / "nowhere", "does not exist: pass a pipeline's folder"),
-        (tmp_path, "is not a diffusion or VAE pipeline, model_index.json missing"),
+        (tmp_path, "is no pipeline that can be loaded, model_index.json missing"),
     ):
         assert message in refusal(place)
     with pytest.raises(HfgenError, match="is no folder: pass that of a pipeline"):

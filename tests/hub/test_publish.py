@@ -284,7 +284,7 @@ def test_folders_that_are_no_pipelines(ours, tmp_path):
     message = ours.hfgen("publish", tmp_path / "nowhere", "alice/nothing").refusal()
     assert f"{tmp_path / 'nowhere'} is no folder: pass that of a pipeline" in message
     message = ours.hfgen("publish", tmp_path, "alice/nothing").refusal()
-    assert "is not a diffusion or VAE pipeline, model_index.json missing" in message
+    assert "is no pipeline that can be loaded, model_index.json missing" in message
 
 
 def test_what_is_not_the_pipelines_stays_unless_it_is_named(hub, ours, vae_folder, tmp_path):

@@ -273,6 +273,7 @@ def many():
     return process, estimates(range(150), process, THREE)
 
 
+@pytest.mark.slow
 class TestSampled:
     def test_unbiased(self, many):
         process, found = many

@@ -17,6 +17,8 @@ from hfgen.configs.sampling import SamplingConfig
 from hfgen.hub.loading import load
 from hfgen.sampling.sample import sample_model
 
+pytestmark = pytest.mark.slow
+
 CARD = Path(__file__).parents[2] / "model_cards" / "ddpm-mnist"
 
 

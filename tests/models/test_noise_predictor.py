@@ -57,6 +57,7 @@ def test_every_preset_is_tested():
     assert set(SHAPES) == set(UNET_PRESETS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", SHAPES)
 @torch.no_grad()
 def test_presets_predict_at_the_first_and_the_last_step(preset):

@@ -82,6 +82,7 @@ def test_inpainting_is_diffusers_repaint():
     assert np.allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("steps", [10, STEPS])
 def test_kept_pixels_stay_and_the_others_are_painted(prediction, steps):
@@ -287,6 +288,7 @@ def test_classes_are_edited_as_their_guided_network_is(prediction, scale):
     assert torch.allclose(found, walks.interpolate(a, b, **arguments, generator=seeded()).images, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_label_for_all_images_and_what_it_changes():
     ours, x = classes_of(), pictures(2)
     for edit in (

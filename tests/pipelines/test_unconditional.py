@@ -48,6 +48,7 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("steps", [STEPS, 6])
 def test_equals_the_ddpm_pipeline_of_diffusers(steps, prediction_type):

@@ -142,6 +142,7 @@ def gaussian_samples(name, steps, trained=None, mean=0.3, std=0.2, count=4000, s
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [50, 61, 201, 1000])
 @pytest.mark.parametrize("name", SAMPLER_NAMES)
 def test_samples_of_a_gaussian_have_its_mean_and_spread(name, steps):

@@ -98,7 +98,7 @@ def train_a_vae(tiny_vae_flags, monkeypatch):
         with monkeypatch.context() as patch:
             if not curves:
                 patch.setattr("hfgen.trainer.train.save_curves", lambda *_: [])
-                patch.setattr("hfgen.families.vae.VAE.figures", lambda *_: [])
+                patch.setattr("hfgen.families.vae.VAE.figures", lambda *_, **__: [])
             return train_from(parse_training_config("vae", [*words, *flags]))
 
     return run

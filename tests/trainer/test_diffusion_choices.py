@@ -81,6 +81,7 @@ def test_v_prediction_cosine_min_snr_stratified(short):
     assert (config.prediction_type, config.beta_schedule) == ("v_prediction", "squaredcos_cap_v2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["hybrid", "vlb"])
 def test_learned_variance(short, objective):
     folder = short(**LEARNED, variance_objective=objective)
@@ -97,6 +98,7 @@ def test_learned_variance(short, objective):
     assert torch.equal(ours(2, torch.Generator().manual_seed(0), 30, output_type="pt").images, images)
 
 
+@pytest.mark.slow
 def test_importance_sampling_resumes_as_if_never_interrupted(short, tmp_path):
     # 10 of each of 3 t are seen after some steps of 16 rows: the second half runs on what the first has learnt
     flags = {**LEARNED, "ddpm_num_steps": 30, "max_train_steps": 60, "checkpointing_steps": 40, "logging_steps": 5}
@@ -108,6 +110,7 @@ def test_importance_sampling_resumes_as_if_never_interrupted(short, tmp_path):
     assert rows[0][60] == rows[1][60]
 
 
+@pytest.mark.slow
 def test_importance_sampling_does_not_depend_on_how_the_batch_is_shared(short, tmp_path):
     flags = {
         **LEARNED,
@@ -123,6 +126,7 @@ def test_importance_sampling_does_not_depend_on_how_the_batch_is_shared(short, t
     assert max((value - other[name]).abs().max() for name, value in one.items()) < 3e-4
 
 
+@pytest.mark.slow
 def test_class_conditional(short):
     folder = short(class_conditional=True, save_images_epochs=1)
     losses(folder)
@@ -142,6 +146,7 @@ def test_class_conditional_mu_with_a_learned_variance(short):
     assert pipeline.unet.config.out_channels == 2
 
 
+@pytest.mark.slow
 def test_classes_all_withheld_train_the_embedding_of_none_alone(short):
     """With a dropout near 1 no class is seen, with 0 none is withheld: the embedding that is not used gets no gradient."""
     for dropout, moved in ((0.999999, False), (0.0, True)):
@@ -188,6 +193,7 @@ def test_choices_that_do_not_go_together(short, tmp_path, flags, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_zero_terminal_snr(short):
     folder = short(
         rescale_betas_zero_snr=True, prediction_type="v_prediction", loss_weighting="truncated_snr", ddpm_num_steps=40

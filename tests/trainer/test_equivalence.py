@@ -7,7 +7,7 @@ from diffusers import UNet2DModel
 
 from hfgen.core.history import read_history
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
 def readings(out):
@@ -33,6 +33,7 @@ def one_process(train, tmp_path):
     return train(output_dir=tmp_path / "one", random_flip=True)
 
 
+@pytest.mark.slow
 def test_accumulation_sees_the_batches_of_one_large_batch(train, one_process, tmp_path):
     out = train(output_dir=tmp_path / "two", train_batch_size=4, gradient_accumulation_steps=4, random_flip=True)
     assert_same_run(one_process, out)
@@ -57,6 +58,7 @@ def test_two_processes_resume_from_the_checkpoint_of_one(script, one_process, tm
     assert [row["train_loss"] for row in readings(out)] == pytest.approx(tail, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_streamed_images_train_as_those_in_memory_do(train, one_process, tmp_path, monkeypatch):
     monkeypatch.setattr("hfgen.data.loading.MEMORY_SHARE", 0.0)
     assert_same_run(one_process, train(output_dir=tmp_path / "streamed", random_flip=True))

@@ -1,6 +1,7 @@
 """What a training leaves: a stock repository with the averaged weights, pictures, a history."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ def test_stranger_loads_it_without_hfgen_and_without_trust(train, stranger):
     assert done.out.split("\n")[0] == "DDPMPipeline DDPMScheduler [(8, 8), (8, 8)]"
 
 
+@pytest.mark.slow
 def test_scheduler_config_has_the_scaled_betas_and_only_keys_of_ddpm_scheduler(train):
     choices = {"ddpm_beta_schedule": "linear", "ddpm_variance_type": "fixed_large"}
     out = train(ddpm_num_steps=100, ddpm_num_inference_steps=100, **choices)
@@ -37,6 +39,7 @@ def test_scheduler_config_has_the_scaled_betas_and_only_keys_of_ddpm_scheduler(t
     assert config["variance_type"] == "fixed_large"
 
 
+@pytest.mark.slow
 def test_saved_weights_are_the_moving_average_after_12_steps(train):
     """The average by its own recurrence, decay 1 - (1 + step - 1)^-0.75, from a checkpoint at every step."""
     out = train(checkpointing_steps=1)
@@ -52,6 +55,7 @@ def test_saved_weights_are_the_moving_average_after_12_steps(train):
     assert not all(torch.equal(saved[k], weights[k]) for k in saved)
 
 
+@pytest.mark.slow
 def test_without_ema_the_last_weights_are_saved(train):
     out = train(use_ema=False)
     saved = UNet2DModel.from_pretrained(out, subfolder="unet").state_dict()
@@ -69,6 +73,20 @@ def test_history_curves_and_sample_grid(train):
         assert min(Image.open(path).size) >= 64
 
 
+@pytest.mark.slow
+@pytest.mark.slow
+def test_grids_of_a_longer_training_before_do_not_pass_for_its_own(train):
+    """As where somebody removed its checkpoints and lets the next one start fresh."""
+    flags = {"save_images_epochs": 1, "ddpm_num_inference_steps": 2}
+    out = train(**flags)
+    for path in out.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    last = sorted((out / "samples").iterdir())[-1].read_bytes()
+    train(**flags, num_epochs=1, seed=7, resume_from_checkpoint="latest")
+    assert [path.name for path in (out / "samples").iterdir()] == ["step-0000004.png"]
+    assert (out / "samples.png").read_bytes() == (out / "samples" / "step-0000004.png").read_bytes() != last
+
+
 def test_tensorboard_holds_the_readings(train):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -78,6 +96,7 @@ def test_tensorboard_holds_the_readings(train):
     assert {"train_loss", "validation_loss", "learning_rate", "images_per_second"} <= set(events.Tags()["scalars"])
 
 
+@pytest.mark.slow
 def test_validation_loss_falls_on_real_digits(train):
     """The tiny UNet predicts no noise at first (loss 1); after 120 steps it must do clearly better on images it never saw."""
     out = train(
@@ -93,6 +112,7 @@ def test_validation_loss_falls_on_real_digits(train):
     assert losses[-1] < 0.5 * losses[0] or losses[-1] < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [{"mixed_precision": "bf16"}, {"model_config_name_or_path": "digits"}])
 def test_trains_in_bf16_and_from_a_preset(train, flags):
     out = train(**flags, num_epochs=1)

@@ -1,16 +1,21 @@
 """A killed training goes on as if nothing had happened."""
 
+import json
 import os
 import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
-from hfgen.core.errors import HfgenError
+from hfgen.core.errors import HfgenError, explain
 from hfgen.core.history import read_history
-from hfgen.trainer.checkpoints import STATE_FILE, UNFINISHED, checkpoints
+from hfgen.trainer.checkpoints import STATE_FILE, checkpoints
+from hfgen.trainer.ema import WeightAverage
+from hfgen.trainer.manifest import HIDDEN
+from hfgen.trainer.output import UNFINISHED
 
 WEIGHTS = Path("unet/diffusion_pytorch_model.safetensors")
 
@@ -55,30 +60,77 @@ def test_killed_while_a_checkpoint_is_written(script, train, tmp_path):
     killed = tmp_path / "killed"
     flags = {"checkpointing_steps": 3, "num_epochs": 12}
     process = script(output_dir=killed, **flags)
-    kill_when(process, lambda: (killed / "checkpoint-6").exists() and list(killed.glob(f"{UNFINISHED}checkpoint-*")))
+    kill_when(
+        process,
+        lambda: (killed / "checkpoint-6").exists() and list(killed.glob(f"{HIDDEN}/{UNFINISHED}*/{STATE_FILE}")),
+    )
     assert all((path / STATE_FILE).is_file() for path in killed.glob("checkpoint-*"))
     train(output_dir=killed, resume_from_checkpoint="latest", **flags)
-    assert not list(killed.glob(f"{UNFINISHED}*"))
+    assert sorted(path.name for path in (killed / HIDDEN).iterdir()) == ["lock", "manifest.json"]
     assert_same_weights(train(output_dir=tmp_path / "whole", **flags), killed)
 
 
+@pytest.mark.slow
 def test_resuming_mid_epoch_in_the_second_epoch_gives_the_same_weights(train, tmp_path):
     whole = train(output_dir=tmp_path / "whole", checkpointing_steps=6)
     resumed = train(output_dir=tmp_path / "resumed", resume_from_checkpoint=whole / "checkpoint-6")
     assert_same_weights(whole, resumed)
 
 
-def test_latest_without_a_checkpoint_starts_fresh(train, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.3, 0.0], ids=["in memory", "streamed"])
+def test_dropout_goes_on_with_its_numbers(train, tiny_flags, tmp_path, monkeypatch, share):
+    """It draws from torch's global generator, which belongs to a checkpoint and which nothing else may draw from."""
+    monkeypatch.setattr("hfgen.data.loading.MEMORY_SHARE", share)
+    network = tiny_flags["model_config_name_or_path"]
+    network.write_text(json.dumps({**json.loads(network.read_text()), "dropout": 0.5}))
+    flags = {"checkpointing_steps": 6, "num_epochs": 2}
+    whole = train(output_dir=tmp_path / "whole", **flags)
+    resumed = train(output_dir=tmp_path / "resumed", resume_from_checkpoint=whole / "checkpoint-6", **flags)
+    assert_same_weights(whole, resumed)
+
+
+@pytest.mark.slow
+def test_a_dead_worker_leaves_whole_checkpoints(train, tmp_path, monkeypatch):
+    """As where the system kills one of the processes that decode images because memory runs out."""
+    monkeypatch.setattr("hfgen.data.loading.MEMORY_SHARE", 0.0)
+    whole, out = train(output_dir=tmp_path / "whole"), tmp_path / "out"
+    update, steps = WeightAverage.update, []
+
+    def kill_a_worker(self):
+        update(self)
+        steps.append(1)
+        if len(steps) == 6:
+            psutil.Process().children()[-1].kill()
+            time.sleep(0.5)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightAverage, "update", kill_a_worker)
+        with pytest.raises((HfgenError, RuntimeError)) as ended:
+            train(output_dir=out)
+    line = explain(ended.value)
+    assert line.startswith("a process that decodes images is killed by signal: Killed")
+    assert "\n" not in line
+    assert [path.name for path in checkpoints(out)] == ["checkpoint-4"]
+    assert_same_weights(whole, train(output_dir=out, resume_from_checkpoint="latest"))
+
+
+@pytest.mark.slow
+def test_latest_without_a_checkpoint_starts_fresh(train, tmp_path, capsys):
     fresh = train(output_dir=tmp_path / "fresh")
+    capsys.readouterr()
     latest = train(output_dir=tmp_path / "latest", resume_from_checkpoint="latest")
+    assert f"no checkpoint in {latest}: starting fresh\n" in capsys.readouterr().out
     assert_same_weights(fresh, latest)
 
 
+@pytest.mark.slow
 def test_total_limit_keeps_the_newest(train):
     out = train(checkpointing_steps=2, checkpoints_total_limit=2)
     assert [path.name for path in checkpoints(out)] == ["checkpoint-10", "checkpoint-12"]
 
 
+@pytest.mark.slow
 def test_folder_without_its_state_file_is_no_checkpoint(train, tmp_path):
     out = train()
     (out / "checkpoint-99").mkdir()
@@ -87,6 +139,7 @@ def test_folder_without_its_state_file_is_no_checkpoint(train, tmp_path):
         train(resume_from_checkpoint=out / "checkpoint-99")
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_configuration_names_the_keys(train):
     out = train()
     before = sorted(path.name for path in out.rglob("*"))
@@ -95,6 +148,7 @@ def test_checkpoint_of_another_configuration_names_the_keys(train):
     assert sorted(path.name for path in out.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_constant_learning_rate_can_be_trained_longer(train, tmp_path):
     flags = {"lr_scheduler": "constant"}
     whole = train(output_dir=tmp_path / "whole", num_epochs=3, **flags)
@@ -103,6 +157,7 @@ def test_constant_learning_rate_can_be_trained_longer(train, tmp_path):
     assert_same_weights(whole, longer)
 
 
+@pytest.mark.slow
 def test_cosine_learning_rate_cannot_be_trained_longer(train):
     train(num_epochs=2)
     with pytest.raises(HfgenError, match="max_steps: 8 there, 12 here"):

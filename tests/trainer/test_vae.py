@@ -86,6 +86,7 @@ def bound_by_hand(vae, x, noise, objective):
     return [float(term.mean()) for term in (loss, -log_p.mean(0), kl)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["bernoulli", "bernoulli_static"])
 @pytest.mark.parametrize("objective", ["sgvb_b", "sgvb_a", "iw"])
 def test_readings_are_the_bound_on_the_right_images_with_the_right_noise(train_a_vae, likelihood, objective):
@@ -129,6 +130,7 @@ def test_held_out_kl_is_that_of_the_pipeline_that_is_saved(train_a_vae):
 EACH = [(likelihood, "sgvb_b") for likelihood in LIKELIHOODS] + [("bernoulli", name) for name in OBJECTIVES[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("likelihood", "objective"), EACH)
 def test_every_likelihood_and_objective_learns_and_leaves_a_pipeline(train_a_vae, likelihood, objective):
     out = train_a_vae(
@@ -230,10 +232,11 @@ def binarized(monkeypatch):
         seen[key[1]].append((rows, x.clone(), result))
         return result
 
-    monkeypatch.setattr("hfgen.trainer.vae.binarize", watch)
+    monkeypatch.setattr("hfgen.families.vae.training.binarize", watch)
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_pixels_are_drawn_anew_each_epoch_or_once_or_not_at_all(train_a_vae, binarized, likelihood):
     train_a_vae(likelihood=likelihood)
@@ -300,6 +303,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", RUNS, ids=lambda flags: flags["likelihood"])
 def test_resuming_gives_the_weights_of_a_run_never_interrupted(train_a_vae, tmp_path, flags):
     flags = {**flags, "random_flip": True, "checkpointing_steps": 6}  # step 6 is in the middle of the second epoch
@@ -329,6 +333,7 @@ def test_another_bound_is_another_run(train_a_vae):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -432,6 +437,7 @@ def test_what_is_no_trained_vae_is_refused_in_a_line(train_a_vae, trained, tmp_p
 # what a training leaves
 
 
+@pytest.mark.slow
 def test_pictures_curves_and_a_whole_repository(train_a_vae):
     out = train_a_vae(curves=True, save_images_epochs=2, save_model_epochs=1, logger="tensorboard")
     assert sorted(path.name for path in (out / "samples").iterdir()) == ["step-0000008.png", "step-0000012.png"]
@@ -469,6 +475,7 @@ def test_overwriting_replaces_one_training_by_another(train_a_vae, tmp_path):
 PRESETS = ["vae-digits", "vae-mnist-2d", "vae-mnist-50d", "vae-mnist-50d-iw", "vae-mnist-grey", "vae-mnist-conv"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains(train_a_vae, tmp_path, repository, preset):
     """Two steps of each on digits of the size that it is made for."""

@@ -34,10 +34,16 @@ class DDPM(Family):
     def files(self, index):
         return ("scheduler/scheduler_config.json", "unet/config.json", "unet/diffusion_pytorch_model*.safetensors")
 
-    def load(self, folder: Path, index: Mapping[str, Any]):
+    def for_repository(self, folder: Path, index: Mapping[str, Any]):
+        from hfgen.families.ddpm.loading import is_labelled
+        from hfgen.families.registry import get_family
+
+        return get_family("labelled_ddpm") if is_labelled(folder) else self
+
+    def load(self, folder: Path, index: Mapping[str, Any], variant: str | None):
         from hfgen.families.ddpm.loading import load_unconditional
 
-        return load_unconditional(folder, index)
+        return load_unconditional(folder, index, variant)
 
     def configs(self, pipeline):
         return {**super().configs(pipeline), "scheduler": pipeline.scheduler.config}
@@ -47,14 +53,14 @@ class DDPM(Family):
 
         return get_family("class_conditional_ddpm") if config.model.class_conditional else self
 
-    def model_config(self, config):
+    def model_config(self, config, pretrained):
         from hfgen.families.ddpm.task import make_objective, make_scheduler
         from hfgen.models import load_unet_config
 
         make_objective(config.model, make_scheduler(config.model))
         return load_unet_config(config.model.model_config_name_or_path)
 
-    def build(self, config, model_config, images):
+    def build(self, config, model_config, images, pretrained):
         from hfgen.models import build_unet
 
         return build_unet(
@@ -81,16 +87,15 @@ class DDPM(Family):
         return DiffusionSampler(pipeline, options, compile)
 
     def likelihood(self, pipeline, data, settings):
-        from hfgen.families.ddpm.bound import evaluate_bound
+        from hfgen.families.ddpm.bound import check_first_timestep, evaluate_bound
 
+        check_first_timestep(pipeline.unet)
         return evaluate_bound(pipeline.unet, pipeline.scheduler, data, settings)
 
     def plot_likelihood(self, result, path):
-        from hfgen.evaluation.terms_figure import terms_figure
-
         if result.likelihood is None or result.likelihood.terms is None:
             return False
-        terms_figure(result, path)
+        result.plot(path)
         return True
 
     def card(self, pipeline, name, training, results):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers import SchedulerMixin
 
+from hfgen.core.errors import HfgenError
 from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.families.base import LikelihoodSettings
 from hfgen.likelihood import Estimate, VlbTerms, exact_vlb, sampled_vlb
@@ -52,6 +53,15 @@ def evaluate_bound(
         terms=_terms(bound),
         seconds=time.perf_counter() - start,
     )
+
+
+def check_first_timestep(unet: torch.nn.Module) -> None:
+    """Raise `HfgenError` for a network that has no value at timestep 0, of which the bound has a term."""
+    if unet.config.time_embedding_type == "fourier":
+        raise HfgenError(
+            "this UNet embeds the log of timesteps (time_embedding_type='fourier'), which is not finite at timestep 0, and the "
+            "bound has a term there: measure its samples instead, --samples N"
+        )
 
 
 class Unlabelled:

@@ -9,6 +9,7 @@ from hfgen.families.base import Card
 from hfgen.families.words import image_words, parameter_words
 from hfgen.pipelines.saving import is_stock, scheduler_to_save
 from hfgen.results import EvaluationResult
+from hfgen.schedulers.own import draws_itself
 
 PREDICTED = {"v_prediction": "v", "sample": "x_0"}
 SCHEDULES = {"squaredcos_cap_v2": "cosine schedule", "sigmoid": "sigmoid schedule"}
@@ -39,6 +40,15 @@ pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
 images = pipeline({first}, num_inference_steps=20).images
 ```
 """
+HFGEN_CODE = """```python
+import hfgen
+
+samples = hfgen.sample("{name}", num_images=16{more})
+samples.save("samples.png")
+```
+
+On the command line:
+"""
 LEAST_SOLVER_STEPS = 100
 
 
@@ -46,10 +56,13 @@ def diffusion_card(pipeline: Any, name: str, results: EvaluationResult | None) -
     """The card of a pipeline with a `unet`, a `scheduler` and perhaps `class_names`."""
     measured = results is not None
     unmeasured = "Its likelihood and the quality of its samples have not been measured; the training loss is neither."
+    names = getattr(pipeline, "class_names", None)
+    classes = "" if names is None else f", told the class: {', '.join(map(escape_markdown, names))}"
+    own = draws_itself(pipeline.scheduler)  # as diffusers' pipelines of a UNet2DModel do not draw with it
     return Card(
-        summary=_summary(pipeline),
-        usage=_usage(pipeline, name),
-        samples="Ancestral samples, not selected.",
+        summary=diffusion_summary(pipeline, classes),
+        usage=HFGEN_CODE.format(name=name, more="") if own else _usage(pipeline, name),
+        samples="Samples, not selected." if own else "Ancestral samples, not selected.",
         limits=[] if measured else [unmeasured],
         tags=["ddpm"],
         pictures={"results_terms": "The terms of the bound over t."},
@@ -82,17 +95,19 @@ def _solvers_know(pipeline: Any) -> bool:
     return config.num_train_timesteps >= LEAST_SOLVER_STEPS and (hasattr(pipeline, "class_names") or not learned)
 
 
-def _summary(pipeline: Any) -> str:
+def diffusion_summary(pipeline: Any, classes: str) -> str:
+    """The sentence of a card; `classes` says at its end what the network is told of them."""
     unet, scheduler = pipeline.unet.config, pipeline.scheduler.config
-    schedule = SCHEDULES.get(scheduler.get("beta_schedule"), scheduler.get("beta_schedule", "unknown schedule"))
+    schedule = type(pipeline.scheduler).__name__
+    if not draws_itself(pipeline.scheduler):
+        schedule = SCHEDULES.get(scheduler.beta_schedule) or escape_markdown(scheduler.beta_schedule)
     if schedule == "linear":
         schedule = f"linear betas from {scheduler.beta_start:g} to {scheduler.beta_end:g}"
+    steps = f"T = {scheduler.num_train_timesteps}, " if "num_train_timesteps" in scheduler else ""
     variance = ", learned variance" if scheduler.get("variance_type") == "learned_range" else ""
-    names = getattr(pipeline, "class_names", None)
-    classes = "" if names is None else f", told the class: {', '.join(map(escape_markdown, names))}"
-    predicted = scheduler.get("prediction_type", "epsilon")
+    predicted = scheduler.get("prediction_type")
+    predicted = "" if predicted is None else f", {PREDICTED.get(predicted) or escape_markdown(predicted)} prediction"
     return (
         f"A denoising diffusion model (Ho et al. 2020) of {image_words(unet.in_channels, unet.sample_size)}: "
-        f"{parameter_words(pipeline.unet)}, T = {scheduler.num_train_timesteps}, {schedule}, "
-        f"{PREDICTED.get(predicted, predicted)} prediction{variance}{classes}."
+        f"{parameter_words(pipeline.unet)}, {steps}{schedule}{predicted}{variance}{classes}."
     )

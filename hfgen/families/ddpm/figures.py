@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hfgen.core.media import image_grid, save_png
+from hfgen.drawing.draw import draw_samples
 from hfgen.families.base import PREVIEWS, Family
-from hfgen.sampling.draw import draw_samples
 
 
 def save_diffusion_figures(family: Family, pipeline: Any, out: Path, seed: int, training: Path | None) -> list[Path]:

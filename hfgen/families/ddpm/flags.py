@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hfgen.configs.flags import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, at_least, flag
+from hfgen.configs.flags import BELOW_ONE, FRACTION, POSITIVE, Range, at_least, flag
 from hfgen.schedulers.names import SamplerName
 
 LEAST_EVALUATIONS = 100
+
+# what is beyond draws images of 0 and 255 alone, and further on overflows
+GUIDANCE = Range(accepts=lambda v: 0 <= v <= 1000, words="from 0 to 1000")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ class ClassConditionalSampling(DiffusionSampling):
     guidance_scale: float | None = flag(
         None,
         "w in out_u + w (out_c - out_u) of a class-conditional model; none: 1, no guidance; above: more typical",
-        range=NOT_NEGATIVE,
+        range=GUIDANCE,
     )
 
 

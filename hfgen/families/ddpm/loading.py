@@ -6,30 +6,54 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusers import UNet2DModel
+import diffusers
+from diffusers import SchedulerMixin, UNet2DModel
 
 from hfgen.core.errors import HfgenError
+from hfgen.core.files import read_json
 from hfgen.pipelines import UnconditionalDiffusionPipeline
 from hfgen.schedulers import PosteriorMeanDDPMScheduler
 
 OWN_SCHEDULERS = {"PosteriorMeanDDPMScheduler": PosteriorMeanDDPMScheduler}
 
 
-def load_unconditional(folder: Path, index: Mapping[str, Any]) -> UnconditionalDiffusionPipeline:
+def load_unconditional(folder: Path, index: Mapping[str, Any], variant: str | None) -> UnconditionalDiffusionPipeline:
     """The pipeline; a scheduler whose code lies in the folder is made by hfgen's own class.
 
-    Raises `HfgenError` for a network that is told classes: nothing says which.
+    Raises `HfgenError` as `load_unet`.
     """
-    own = OWN_SCHEDULERS.get(index["scheduler"][1])
-    if own is None:
-        pipeline = UnconditionalDiffusionPipeline.from_pretrained(folder, use_safetensors=True)
-    else:
-        unet = UNet2DModel.from_pretrained(folder, subfolder="unet", use_safetensors=True)
-        pipeline = UnconditionalDiffusionPipeline(unet, own.from_pretrained(folder, subfolder="scheduler"))
-    config = pipeline.unet.config
-    if config.num_class_embeds is not None or config.class_embed_type is not None:
+    return UnconditionalDiffusionPipeline(load_unet(folder, variant), load_scheduler(folder, index))
+
+
+def load_unet(folder: Path, variant: str | None) -> UNet2DModel:
+    """The network of a folder; `HfgenError` where its images are of no known size, or of one that it cannot halve."""
+    unet = UNet2DModel.from_pretrained(folder, subfolder="unet", use_safetensors=True, variant=variant)
+    size, halvings = unet.config.sample_size, len(unet.config.block_out_channels) - 1
+    if size is None:
         raise HfgenError(
-            f"{folder} is conditioned on class labels, but does not say how many or which: hfgen samples class-conditional "
-            "models that it has saved itself"
+            f"{folder}: sample_size is None in unet/config.json, so that nobody knows how large the images are: set it there to "
+            "their side, or to [height, width]"
         )
-    return pipeline
+    if any(side % 2**halvings for side in ([size] if isinstance(size, int) else size)):
+        raise HfgenError(
+            f"{folder}: sample_size is {size} in unet/config.json, which cannot be halved {halvings} times, as this UNet does: "
+            f"set it to multiples of {2**halvings}"
+        )
+    return unet
+
+
+def load_scheduler(folder: Path, index: Mapping[str, Any]) -> SchedulerMixin:
+    """The scheduler of a folder; `HfgenError` for one that diffusers has not."""
+    name = index["scheduler"][1]
+    kind = OWN_SCHEDULERS.get(name) or getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        raise HfgenError(
+            f"{folder} has a {name}: diffusers {diffusers.__version__} has no such scheduler, or needs another package for it"
+        )
+    return kind.from_pretrained(folder, subfolder="scheduler")
+
+
+def is_labelled(folder: Path) -> bool:
+    """Whether the network is told classes; `HfgenError` for a config that cannot be read."""
+    config = read_json(folder / "unet" / "config.json")
+    return config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None

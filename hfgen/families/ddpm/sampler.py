@@ -7,15 +7,17 @@ from typing import Any
 
 import torch
 
-from hfgen.core.errors import HfgenError
+from hfgen.core.errors import NO_MEMORY, HfgenError, one_line
+from hfgen.drawing.compiled import compile_now, compile_unet, is_compiled
 from hfgen.families.ddpm.flags import DiffusionSampling
 from hfgen.pipelines.denoising import check_inputs, set_timesteps
-from hfgen.sampling.compiled import compile_now, compile_unet, is_compiled
+from hfgen.schedulers.own import own_sampler, own_steps
 from hfgen.schedulers.samplers import default_sampler, default_steps, make_sampler
 
 
 class DiffusionSampler:
-    """Draws with a solver of diffusers; the pipeline that it is given stays as it is.
+    """Draws with a solver of diffusers, or with the model's own scheduler where no solver converts from it; the pipeline that it
+    is given stays as it is.
 
     Raises `HfgenError` for a solver or steps that the model cannot have.
     """
@@ -23,13 +25,14 @@ class DiffusionSampler:
     class_names: list[str] | None = None
 
     def __init__(self, pipeline: Any, options: DiffusionSampling, compile: bool = False):
-        name = options.scheduler or default_sampler(pipeline.scheduler)
+        name, scheduler = options.scheduler or default_sampler(pipeline.scheduler), pipeline.scheduler
         self.pipeline = copy.copy(pipeline)
-        self.pipeline.scheduler = make_sampler(name, pipeline.scheduler)
+        self.pipeline.scheduler = own_sampler(scheduler) if name is None else make_sampler(name, scheduler)
         self.pipeline.set_progress_bar_config(disable=True)
         self.eta = options.eta or 0.0
-        self.steps = options.steps or default_steps(name, self.pipeline.scheduler.config.num_train_timesteps)
-        self.how = f"{name}, {self.steps} steps{f', eta {self.eta:g}' if self.eta else ''}"
+        steps = own_steps(scheduler) if name is None else default_steps(name, scheduler.config.num_train_timesteps)
+        self.steps = options.steps or steps
+        self.how = f"{name or type(scheduler).__name__}, {self.steps} steps{f', eta {self.eta:g}' if self.eta else ''}"
         try:
             check_inputs(
                 self.pipeline,
@@ -41,7 +44,7 @@ class DiffusionSampler:
             )
             self.calls = len(set_timesteps(self.pipeline, self.steps))
         except ValueError as error:
-            raise HfgenError(str(error)) from error
+            raise HfgenError(one_line(error)) from error
         self.compile = compile
 
     @property
@@ -59,7 +62,20 @@ class DiffusionSampler:
 
     def draw(self, generators, first, on_step=None) -> torch.Tensor:
         """As `Sampler.draw`."""
-        return self._draw(generators, first, self.steps, on_step)
+        try:
+            return self._draw(generators, first, self.steps, on_step)
+        except torch.OutOfMemoryError as error:
+            raise HfgenError(
+                f"{len(generators)} images at once do not fit on {self.pipeline.device}: lower batch_size"
+            ) from error
+        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+            if NO_MEMORY.search(str(error)):
+                raise
+            # of a config that does not go together network and scheduler say anything, and only now
+            raise HfgenError(
+                f"{self.how}: network and scheduler do not go together ({type(error).__name__}: {one_line(error, 200)}): mend "
+                "their configs, or choose another --scheduler"
+            ) from error
 
     def warm_up(self, generators, first) -> None:
         """A first step, in which the network is compiled; not before, as a likelihood may be measured in between."""
@@ -72,16 +88,11 @@ class DiffusionSampler:
         def callback(_pipeline, step, _timestep, tensors):
             on_step(step, tensors["latents"])
 
-        try:
-            return self.pipeline(
-                **self.arguments(first, len(generators)),
-                generator=generators,
-                num_inference_steps=steps,
-                eta=self.eta,
-                output_type="pt",
-                callback_on_step_end=callback if on_step is not None else None,
-            ).images
-        except torch.OutOfMemoryError as error:
-            raise HfgenError(
-                f"{len(generators)} images at once do not fit on {self.pipeline.device}: lower batch_size"
-            ) from error
+        return self.pipeline(
+            **self.arguments(first, len(generators)),
+            generator=generators,
+            num_inference_steps=steps,
+            eta=self.eta,
+            output_type="pt",
+            callback_on_step_end=callback if on_step is not None else None,
+        ).images

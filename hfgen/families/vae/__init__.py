@@ -29,21 +29,21 @@ class VAE(Family):
     def files(self, index):
         return ("vae/config.json", "vae/diffusion_pytorch_model*.safetensors")
 
-    def load(self, folder, index):
+    def load(self, folder, index, variant):
         from hfgen.pipelines import VAEPipeline
 
-        return VAEPipeline.from_pretrained(folder, use_safetensors=True)
+        return VAEPipeline.from_pretrained(folder, use_safetensors=True, variant=variant)
 
-    def model_config(self, config):
+    def model_config(self, config, pretrained):
         from hfgen.families.vae.training import check_objective, initial_config
 
         check_objective(config.model)
-        return initial_config(config.model)
+        return initial_config(config.model, pretrained)
 
-    def build(self, config, model_config, images):
+    def build(self, config, model_config, images, pretrained):
         from hfgen.families.vae.training import initial_model
 
-        return initial_model(config.model, model_config, images)
+        return initial_model(config.model, model_config, images, pretrained)
 
     def task(self, config, module, images):
         from hfgen.families.vae.training import OBJECTIVES, VAETask

@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
+from hfgen.core.binarize import binarize
 from hfgen.core.errors import HfgenError
 from hfgen.core.history import bound_label
 from hfgen.core.media import unit_to_uint8
 from hfgen.core.random import Stream, seeded
 from hfgen.data.batch import Batch, RandomSpec
-from hfgen.core.binarize import binarize
 from hfgen.data.training_set import TrainingSet
 from hfgen.families.base import PREVIEWS, OneOptimizer, Terms
+from hfgen.families.model import Model
 from hfgen.families.vae.flags import VAEFlags
 from hfgen.models import build_vae, load_vae_config
 from hfgen.objectives import SGVBA, SGVBB, ImportanceWeighted, ScoreFunction, kl_weight
@@ -92,11 +93,11 @@ def check_objective(model: VAEFlags) -> None:
         )
 
 
-def initial_config(model: VAEFlags) -> dict[str, Any]:
+def initial_config(model: VAEFlags, pretrained: Model | None) -> dict[str, Any]:
     """The config to build: a preset's, a file's, or that of a trained model, with what the flags change of it."""
-    if model.pretrained_model_name_or_path is not None:
-        config = {k: v for k, v in _pretrained(model).config.items() if k != "_name_or_path"}
-        config["_class_name"] = type(_pretrained(model)).__name__
+    if pretrained is not None:
+        config = {k: v for k, v in pretrained.module.config.items() if k != "_name_or_path"}
+        config["_class_name"] = type(pretrained.module).__name__
     else:
         config = load_vae_config(model.model_config_name_or_path)
     for name in ("latent_size", "likelihood", "gaussian_variance"):
@@ -108,32 +109,22 @@ def initial_config(model: VAEFlags) -> dict[str, Any]:
     return config
 
 
-def initial_model(model: VAEFlags, config: dict[str, Any], images: TrainingSet) -> torch.nn.Module:
+def initial_model(
+    model: VAEFlags, config: dict[str, Any], images: TrainingSet, pretrained: Model | None
+) -> torch.nn.Module:
     """A new model that knows the images' mean, or one with the weights of a trained model.
 
     Raises `HfgenError` where these do not fit the images and flags.
     """
     vae = build_vae(config, images.resolution, images.channels)
-    if model.pretrained_model_name_or_path is None:
+    if pretrained is None:
         vae.pixel_mean.copy_(images.pixel_mean())
         return vae
     try:
-        vae.load_state_dict(_pretrained(model).state_dict())
+        vae.load_state_dict(pretrained.module.state_dict())
     except RuntimeError as error:
         raise HfgenError(
             f"pretrained_model_name_or_path={model.pretrained_model_name_or_path!r} has weights of other shapes than the "
             "images and flags ask for: leave --latent_size, --likelihood, --gaussian_variance and --resolution as they are there"
         ) from error
     return vae
-
-
-def _pretrained(model: VAEFlags) -> torch.nn.Module:
-    from hfgen.hub.loading import load
-
-    name = model.pretrained_model_name_or_path
-    found = load(name)
-    if found.family.name != "vae":
-        raise HfgenError(
-            f"{name} is a {found.family.title} model: this needs a VAE, such as training/train_vae.py leaves"
-        )
-    return found.module

@@ -50,6 +50,7 @@ class DiagonalGaussian:
         return self.mean + self.std * _draw(torch.randn, self.mean, generator)
 
     def mode(self) -> torch.Tensor:
+        """The mean, (B, latent_size)."""
         return self.mean
 
     def kl(self) -> torch.Tensor:
@@ -85,6 +86,7 @@ class Bernoulli:
         return -F.binary_cross_entropy_with_logits(outputs, white, reduction="none").sum((-3, -2, -1))
 
     def mean(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The expectation of the pixels."""
         return outputs.sigmoid() * 2 - 1
 
     def sample(self, outputs: torch.Tensor, generator: Generators = None) -> torch.Tensor:
@@ -105,6 +107,7 @@ class Gaussian:
 
     @property
     def channels(self) -> int:
+        """2 where the variance is learned."""
         return 2 if self.variance is None else 1
 
     def _split(self, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,6 +120,7 @@ class Gaussian:
         return -0.5 * ((x - mean).square() * (-log_variance).exp() + log_variance + LOG_2PI).sum((-3, -2, -1))
 
     def mean(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The mean of the Gaussian."""
         return self._split(outputs)[0]
 
     def sample(self, outputs: torch.Tensor, generator: Generators = None) -> torch.Tensor:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import ModelMixin
 
 from hfgen.core.errors import HfgenError
 
 
-def compile_unet(unet: UNet2DModel):
+def compile_unet(unet: ModelMixin):
     """Compile the UNet in place, its weights laid out channels last; on a GPU its kernels are captured as one graph.
 
     Each new shape of its input is compiled anew, in half a minute on a CPU. Outputs are those of before but for rounding.
@@ -31,7 +31,7 @@ def compile_unet(unet: UNet2DModel):
     unet.forward = forward
 
 
-def is_compiled(unet: UNet2DModel) -> bool:
+def is_compiled(unet: ModelMixin) -> bool:
     """Whether `compile_unet` has been here."""
     return getattr(unet.forward, "compiled", False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tqdm.auto import tqdm
 from hfgen.core.errors import HfgenError
 from hfgen.core.media import image_grid, save_gif, save_png, to_pil, to_uint8, unit_to_uint8
 from hfgen.core.random import Stream, seeded
-from hfgen.families.base import Sampler
+from hfgen.drawing.sampler import Sampler
 
 TRAJECTORY_IMAGES = 16
 TRAJECTORY_FRAMES = 50
@@ -79,36 +80,77 @@ def draw_samples(
 
     A sampler of fixed batches gets full ones only, and its warm-up does not count as seconds.
 
-    Raises `HfgenError` for numbers out of range, and for a trajectory of a sampler that has no steps.
+    Raises `HfgenError` for numbers out of range, for a trajectory of a sampler that has no steps, and for images that are
+    not finite.
     """
-    for name, value, least in (("num_images", num_images, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-        if value < least:
-            raise HfgenError(f"{name}={value}: use {least} or more")
     if trajectory and not sampler.calls:
-        raise HfgenError("trajectory: this model draws an image in one step: leave it out")
-    recorder = _Recorder(sampler.calls, min(num_images, TRAJECTORY_IMAGES)) if trajectory else None
-    end = first + num_images
-
-    def generators(start_at: int) -> list[torch.Generator]:
-        last = start_at + batch_size
-        return image_generators(device, seed, start_at, last if sampler.fixed_batch else min(end, last))
-
-    sampler.warm_up(generators(first), first)
-    batches, start = [], time.perf_counter()
-    batch_count = -(-num_images // batch_size)
-    with tqdm(total=sampler.calls * batch_count, desc="denoising", unit="step", disable=not sampler.calls) as bar:
-
-        def on_step(step: int, x: torch.Tensor) -> None:
-            bar.update()
-            if recorder is not None:
-                recorder(step, x)
-
-        for start_at in range(first, end, batch_size):
-            images = sampler.draw(generators(start_at), start_at, on_step)[: end - start_at]
-            batches.append(unit_to_uint8(images).cpu())
-    images = torch.cat(batches)
+        raise HfgenError("trajectory: this model draws an image in one step, or tells of none: leave it out")
+    recorder = Recorder(sampler.calls, min(num_images, TRAJECTORY_IMAGES)) if trajectory else None
+    drawing = Drawing(
+        sampler=sampler, device=device, seed=seed, batch_size=batch_size, first=first, num_images=num_images
+    )
+    drawing.warm_up()
+    start = time.perf_counter()
+    images = torch.cat([batch for _, batch in drawing.batches(drawing.starts(), recorder)])
     frames = recorder.frames(images) if recorder is not None else None
     return Samples(images=images, trajectory=frames, seconds=time.perf_counter() - start, how=sampler.how)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """Images first..first+num_images-1 of a sampler, batch by batch; `HfgenError` for numbers out of range."""
+
+    sampler: Sampler
+    device: torch.device
+    num_images: int
+    seed: int = 0
+    batch_size: int = 64
+    first: int = 0
+
+    def __post_init__(self):
+        for name, least in (("num_images", 1), ("batch_size", 1), ("seed", 0)):
+            if (value := getattr(self, name)) < least:
+                raise HfgenError(f"{name}={value}: use {least} or more")
+
+    def starts(self) -> range:
+        """The first image of each batch."""
+        return range(self.first, self.first + self.num_images, self.batch_size)
+
+    def warm_up(self) -> None:
+        """As the sampler's; not to be counted as time of sampling."""
+        self.sampler.warm_up(self._generators(self.first), self.first)
+
+    def batches(self, starts: Sequence[int], recorder: Recorder | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+        """The batches that begin with these images: the number of the first, and uint8 (B, C, H, W) on the CPU.
+
+        Raises `HfgenError` for images that are not finite.
+        """
+        steps, end = self.sampler.calls * len(starts), self.first + self.num_images
+        last: torch.Tensor | None = None  # of the last step: the images themselves are clamped, and inf looks like 1
+        with tqdm(total=steps, desc="denoising", unit="step", disable=not steps) as bar:
+
+            def on_step(step: int, x: torch.Tensor) -> None:
+                nonlocal last
+                last = x
+                bar.update()
+                if recorder is not None:
+                    recorder(step, x)
+
+            for start in starts:
+                images = self.sampler.draw(self._generators(start), start, on_step)[: end - start]
+                finite = (images if last is None else last).isfinite().all() & images.isfinite().all()
+                pixels = unit_to_uint8(images).cpu()
+                if not finite.item():
+                    raise HfgenError(
+                        f"images {start}..{start + len(pixels) - 1} came out as nan or inf, which is no sample: the weights "
+                        "are damaged, or an option is out of all proportion"
+                    )
+                yield start, pixels
+
+    def _generators(self, start: int) -> list[torch.Generator]:
+        end = start + self.batch_size
+        last = end if self.sampler.fixed_batch else min(self.first + self.num_images, end)
+        return image_generators(self.device, self.seed, start, last)
 
 
 def image_generators(device: torch.device, seed: int, first: int, end: int) -> list[torch.Generator]:
@@ -117,7 +159,7 @@ def image_generators(device: torch.device, seed: int, first: int, end: int) -> l
     return [seeded(draw_on, seed, Stream.SAMPLES, i) for i in range(first, end)]
 
 
-class _Recorder:
+class Recorder:
     """Keeps the first `count` images at about 50 evenly chosen of `calls` steps; batches come in order."""
 
     def __init__(self, calls: int, count: int):

@@ -1,0 +1,1 @@
+"""Draws from any sampler, one seed for each image: below the families, which bring the samplers."""

@@ -1,0 +1,859 @@
+"""Bad input of every kind to every command: one line that says what and the way out, status 1 or 2, and nothing on disk has changed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import psutil
+import pyarrow.parquet
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from diffusers import DDPMScheduler
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from hfgen.cli.main import main
+from hfgen.cli.training_script import run_script
+from hfgen.data.digits import embedded_digits
+from hfgen.models import build_unet, build_vae
+from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
+from hfgen.trainer.checkpoints import checkpoints
+
+UNET = {
+    "block_out_channels": [4, 8],
+    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "add_attention": False,
+}
+VAE = {"_class_name": "MLPVAE", "hidden_sizes": [8], "latent_size": 2, "likelihood": "bernoulli"}
+BAR = re.compile(r"it/s|s/it|step/s|s/step|img/s|image/s|s/image|\d%\||examples/s|\?it|^\s*$")
+TRAINERS = {"train_ddpm": "ddpm", "train_vae": "vae"}
+SMALL = (
+    "--validation_split test --max_train_samples 64 --train_batch_size 16 --eval_batch_size 64 --num_epochs 1 "
+    "--save_images_epochs 0 --logger none --lr_warmup_steps 0"
+).split()
+LONG = "x" * 300
+IMAGE = datasets.Image()
+SECONDS = 60
+TRILLION = 10**12
+
+
+class Bad(NamedTuple):
+    """A command line, in which {here} is a new folder and {ddpm}, {vae} and {broken} are models; what its line says; what is
+    made or damaged before; the status."""
+
+    words: str
+    says: str
+    make: Callable[[Path], object] | None = None
+    status: int = 1
+
+
+def put(name: str, content: object = b"") -> Callable[[Path], object]:
+    """A file in the folder; what is neither text nor bytes as JSON."""
+
+    def make(here: Path) -> None:
+        path = here / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = content if isinstance(content, (str, bytes)) else json.dumps(content)
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+
+    return make
+
+
+def changed(name: str, **values: object) -> Callable[[Path], object]:
+    """Keys of a JSON file in the copy of a model."""
+
+    def make(here: Path) -> None:
+        path = here / "broken" / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return make
+
+
+def weights(change: Callable[[Path], object], part: str = "unet") -> Callable[[Path], object]:
+    return lambda here: change(here / "broken" / part / "diffusion_pytorch_model.safetensors")
+
+
+def tensors(change: Callable[[dict], object]) -> Callable[[Path], object]:
+    def make(path: Path) -> None:
+        values = load_file(path)
+        change(values)
+        save_file(values, path, metadata={"format": "pt"})
+
+    return make
+
+
+def pictures(last: bytes | Callable[[Path], object], name: str = "last.png") -> Callable[[Path], object]:
+    """A folder of twelve grey images of 8x8 pixels, and one more file."""
+
+    def make(here: Path) -> None:
+        folder = here / "images"
+        folder.mkdir()
+        for i in range(12):
+            Image.fromarray(np.full((8, 8), i * 20, np.uint8)).save(folder / f"{i:02}.png")
+        if callable(last):
+            last(folder / name)
+        else:
+            (folder / name).write_bytes(last)
+
+    return make
+
+
+def rows(**last: object) -> Callable[[Path], object]:
+    """A Parquet file, the last of whose thirteen rows holds this."""
+
+    def make(here: Path) -> None:
+        picture = io.BytesIO()
+        Image.new("L", (8, 8)).save(picture, format="PNG")
+        value = {key: part.format(here=here) if isinstance(part, str) else part for key, part in last.items()}
+        shown = [{"bytes": picture.getvalue(), "path": None}] * 12
+        # by Arrow itself, as `datasets` would read what a path leads to
+        made = datasets.Dataset.from_dict({"image": [*shown, value or None]}, features=datasets.Features(image=IMAGE))
+        (here / "rows").mkdir()
+        pyarrow.parquet.write_table(made.data.table, here / "rows" / "train.parquet")
+
+    return make
+
+
+def saved(name: str, content: bytes) -> Callable[[Path], object]:
+    """A folder of `save_to_disk` with a damaged file."""
+
+    def make(here: Path) -> None:
+        source = embedded_digits()
+        parts = {split: source[split].select(range(20)) for split in source}
+        with_dict = datasets.DatasetDict(parts)
+        with_dict.save_to_disk(here / "disk")
+        (here / "disk" / name).write_bytes(content)
+
+    return make
+
+
+def both(*makers: Callable[[Path], object]) -> Callable[[Path], object]:
+    return lambda here: [make(here) for make in makers]
+
+
+def bomb(path: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(path)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"
+PNG = Image.new("L", (64, 64))._repr_png_()
+NOISE = bytes(range(256)) * 4
+
+# -- flags that no command takes: status 2
+FLAGS = [
+    *(
+        Bad(f"sample {{ddpm}} {words}", says, status=2)
+        for words, says in (
+            ("--num_images 0", "num_images.*greater than 0"),
+            ("--num_images -1", "num_images.*greater than 0"),
+            ("--num_images x", "invalid int value: 'x'"),
+            ("--num_images 1.5", "invalid int value: '1.5'"),
+            (f"--num_images 1{'0' * 30}", "more than any number"),
+            (f"--seed {'9' * 5000}", "invalid int value"),
+            ("--seed -1", "seed.*0 or greater"),
+            ("--seed nan", "invalid int value"),
+            ("--batch_size 0", "batch_size.*greater than 0"),
+            ("--steps 0", "steps.*greater than 0"),
+            ("--steps ''", "steps.*invalid int value"),
+            ("--eta 2", "eta.*from 0 to 1"),
+            ("--eta nan", "eta.*from 0 to 1"),
+            ("--guidance_scale -1", "guidance_scale.*from 0 to"),
+            ("--guidance_scale inf", "guidance_scale.*from 0 to"),
+            ("--scheduler plms", "invalid choice: 'plms'"),
+            ("--num_image 3", "unrecognized arguments"),
+            ("--out", "expected one argument"),
+            ("--compile maybe", "neither true nor false"),
+            ("another", "unrecognized arguments: another"),
+        )
+    ),
+    Bad("sample", "required: PATH_OR_REPO", status=2),
+    Bad("", "required: COMMAND", status=2),
+    Bad("paint x", "invalid choice: 'paint'", status=2),
+    *(
+        Bad(f"evaluate {{ddpm}} --dataset_name digits {words}", says, status=2)
+        for words, says in (
+            ("--max_images 0", "max_images.*greater than 0"),
+            ("--samples 1", "samples.*2 or greater"),
+            ("--evaluations 10", "evaluations.*100 or greater"),
+            ("--iw_samples 0", "iw_samples.*greater than 0"),
+            ("--batch_size 0", "batch_size.*greater than 0"),
+            ("--seed -1", "seed.*0 or greater"),
+            ("--split", "expected one argument"),
+        )
+    ),
+    Bad("compare", "required: PATH_OR_REPO", status=2),
+    Bad("compare {ddpm} {vae} --dataset_name digits --repeat 0", "repeat.*greater than 0", status=2),
+    Bad("figures {vae} --max_images 0", "max_images.*greater than 0", status=2),
+    Bad("card", "required: DIR", status=2),
+    Bad("publish {ddpm}", "required: REPO", status=2),
+    *(
+        Bad(f"{script} {words}", says, status=2)
+        for script in TRAINERS
+        for words, says in (
+            ("--learning 4", "unrecognized arguments"),
+            ("--train_batch_size four", "invalid int value: 'four'"),
+            ("--lr_scheduler square", "invalid choice: 'square'"),
+            ("--num_epochs", "expected one argument"),
+            ("--use_ema maybe", "neither true nor false"),
+            ("digits", "unrecognized arguments: digits"),
+            (f"--seed 1{'0' * 40}", "more than any number"),
+        )
+    ),
+    Bad("train_ddpm --prediction_type noise", "invalid choice: 'noise'", status=2),
+    Bad("train_vae --likelihood poisson", "invalid choice: 'poisson'", status=2),
+    Bad("train_ddpm --config {here}/c.yaml", "invalid int value: 'four'", put("c.yaml", "train_batch_size: four"), 2),
+]
+
+# -- what is to be loaded
+DAMAGED_INDEX = [
+    Bad("sample {broken}", says, put("broken/model_index.json", content))
+    for content, says in (
+        ([], "model_index.json"),
+        (None, "model_index.json"),
+        ("3", "model_index.json"),
+        ('"x"', "model_index.json"),
+        ("", "model_index.json"),
+        ({}, "broken"),
+        (NOISE, "model_index.json"),
+        ("[" * 100_000, "model_index.json"),
+    )
+] + [
+    Bad("sample {broken}", says, changed("model_index.json", **values))
+    for values, says in (
+        ({"unet": []}, "unet"),
+        ({"unet": [1]}, "unet"),
+        ({"unet": 3}, "unet"),
+        ({"unet": None}, "unet|kind"),
+        ({"scheduler": 3}, "scheduler"),
+        ({"scheduler": ["evil", "Evil"]}, "evil|Evil|scheduler"),
+        ({"scheduler": ["diffusers", "NoSuchScheduler"]}, "NoSuchScheduler"),
+        ({"_class_name": ["a", "b", "c"]}, "broken|_class_name"),
+        ({"_class_name": 3}, "broken|_class_name"),
+    )
+]
+DAMAGED_CONFIGS = [
+    Bad("sample {broken} --num_images 1 --steps 2", says, changed(f"{part}", **values))
+    for part, values, says in (
+        *(
+            ("unet/config.json", values, says)
+            for values, says in (
+                ({"sample_size": "8"}, "sample_size"),
+                ({"sample_size": 0}, "sample_size"),
+                ({"sample_size": -8}, "sample_size"),
+                ({"sample_size": [1, 2, 3]}, "sample_size"),
+                ({"sample_size": 100_000}, "sample_size|memory"),
+                ({"sample_size": True}, "sample_size"),
+                ({"norm_num_groups": 0}, "norm_num_groups|unet"),
+                ({"norm_num_groups": 3}, "norm_num_groups|num_channels|unet"),
+                ({"layers_per_block": 10**6}, "layers_per_block"),
+                ({"layers_per_block": "x"}, "layers_per_block|unet"),
+                ({"block_out_channels": []}, "block_out_channels|unet"),
+                ({"block_out_channels": [10**9, 8]}, "GiB of memory"),
+                ({"in_channels": 7}, "conv_in"),
+                ({"out_channels": 5}, "conv_out"),
+                ({"_class_name": ["UNet2DModel"]}, "_class_name|unet"),
+                ({"down_block_types": ["NoSuch", "DownBlock2D"]}, "NoSuch|unet"),
+            )
+        ),
+        *(
+            ("scheduler/scheduler_config.json", values, says)
+            for values, says in (
+                ({"num_train_timesteps": "1000"}, "num_train_timesteps|scheduler"),
+                ({"num_train_timesteps": 1.5}, "num_train_timesteps|scheduler"),
+                ({"num_train_timesteps": None}, "num_train_timesteps|scheduler"),
+                ({"num_train_timesteps": 0}, "num_train_timesteps|scheduler"),
+                ({"num_train_timesteps": 10**9}, "num_train_timesteps|GiB"),
+                ({"beta_schedule": "cubic"}, "beta_schedule|cubic"),
+                ({"prediction_type": "noise"}, "prediction_type|noise"),
+                ({"beta_end": "x"}, "beta_end|scheduler"),
+                ({"beta_start": -1.0}, "beta|nan"),
+                ({"trained_betas": []}, "trained_betas|betas|scheduler"),
+            )
+        ),
+    )
+] + [
+    Bad("sample {broken_vae}", says, lambda here, values=values: changed_vae(here, values))
+    for values, says in (
+        ({"sample_size": "8"}, "sample_size"),
+        ({"sample_size": 0}, "sample_size"),
+        ({"latent_size": "x"}, "latent_size|vae"),
+        ({"latent_size": 10**9}, "latent_size=1000000000|GiB"),
+        ({"likelihood": "poisson"}, "poisson"),
+        ({"hidden_sizes": "x"}, "hidden_sizes|vae"),
+        ({"hidden_sizes": [10**12]}, "hidden_sizes|vae"),
+        ({"latent_bound": -1}, "latent_bound"),
+    )
+]
+DAMAGED_WEIGHTS = [
+    Bad("sample {broken} --num_images 1 --steps 2", says, weights(change))
+    for change, says in (
+        (lambda path: path.unlink(), "unet"),
+        (lambda path: path.write_bytes(path.read_bytes()[:500]), "unet|safetensors"),
+        (lambda path: path.write_bytes(b""), "unet|safetensors"),
+        (lambda path: path.write_bytes(NOISE), "unet|safetensors"),
+        (tensors(lambda values: values.pop("conv_in.weight")), "conv_in.weight|unet"),
+        (tensors(lambda values: values["conv_in.bias"].fill_(torch.nan)), "finite"),
+        (tensors(lambda values: values.update({"conv_in.bias": torch.zeros(99)})), "conv_in.bias|unet|shape"),
+    )
+]
+PLACES = [
+    Bad(f"sample {name}", says)
+    for name, says in (
+        ("{here}/none", "none"),
+        ("{here}", "here|model_index.json|folder"),
+        ("nobody/nothing", "nobody/nothing"),
+        ("'a b'", "a b"),
+        ("''", "."),
+        (LONG, "xxx"),
+        (f"{LONG}/{LONG}", "xxx"),
+        ("{ddpm}/model_index.json", "model_index.json"),
+    )
+]
+
+# -- what cannot be done, and where nothing can be written
+SAMPLES = [
+    Bad(f"sample {words}", says, make)
+    for words, says, make in (
+        (f"{{ddpm}} --num_images {TRILLION}", "GiB of memory", None),
+        (f"{{vae}} --num_images {TRILLION} --batch_size {TRILLION}", "GiB of memory", None),
+        ("{ddpm} --device meta", "device 'meta' is not available", None),
+        ("{ddpm} --device cuda:99", "device 'cuda:99' is not available", None),
+        ("{ddpm} --device abacus", "device 'abacus' is not available", None),
+        ("{ddpm} --device ''", "device '' is not available", None),
+        ("{ddpm} --out {here}/a.jpg", "grids are PNG files", None),
+        ("{ddpm} --out {here}/a.png", "is a folder", lambda here: (here / "a.png").mkdir()),
+        ("{ddpm} --out {here}/full", "files in it|not empty", put("full/thesis.tex", "years of work")),
+        (f"{{ddpm}} --out {{here}}/{LONG}.png", "File name too long", None),
+        (f"{{ddpm}} --out {{here}}/{LONG}", "File name too long", None),
+        (f"{{ddpm}} --out {{here}}/{LONG}/a.png", "File name too long", None),
+        ("{ddpm} --out {here}/file/a.png", "file", put("file")),
+        ("{ddpm} --out {here}/file", "file", put("file")),
+        ("{ddpm} --out /proc/hfgen/a.png", "/proc/hfgen", None),
+        ("{ddpm} --out /proc/hfgen", "/proc/hfgen", None),
+        ("{ddpm} --trajectory {here}/a.png", "animations are GIF files", None),
+        (f"{{ddpm}} --trajectory {{here}}/{LONG}.gif", "File name too long", None),
+        ("{ddpm} --trajectory /proc/hfgen/a.gif", "/proc/hfgen", None),
+        ("{vae} --trajectory {here}/a.gif", "one step", None),
+        ("{vae} --steps 3", "--steps", None),
+        ("{vae} --scheduler ddim", "--scheduler", None),
+        ("{vae} --compile", "compile", None),
+        ("{ddpm} --sample_pixels", "--sample_pixels", None),
+        ("{ddpm} --class_labels 3", "class_labels", None),
+        ("{ddpm} --guidance_scale 3", "guidance_scale", None),
+        ("{ddpm} --steps 21", "steps", None),
+    )
+]
+EVALUATIONS = [
+    Bad(f"evaluate {words}", says, make)
+    for words, says, make in (
+        ("{ddpm} --dataset_name digits --split dev", "'dev' is not in 'digits': it has train, test", None),
+        ("{ddpm} --dataset_name {here}/none", "none", None),
+        ("{ddpm} --dataset_name {here}/empty --split train", "empty", lambda here: (here / "empty").mkdir()),
+        ("{ddpm} --dataset_name nobody/nothing", "nobody/nothing", None),
+        (f"{{ddpm}} --dataset_name {LONG}", "xxx", None),
+        ("{ddpm} --dataset_name digits --device meta", "meta", None),
+        ("{ddpm} --dataset_name digits --iw_samples 3", "--iw_samples", None),
+        ("{vae} --dataset_name digits --exact", "--exact", None),
+        ("{vae} --dataset_name digits --evaluations 1000", "--evaluations", None),
+        (f"{{ddpm}} --dataset_name digits --samples {TRILLION}", "GiB of memory", None),
+        ("{ddpm} --dataset_name digits --samples 20 --features {here}/none", "none", None),
+        ("{ddpm} --dataset_name digits --out {here}", "is a folder", None),
+        ("{ddpm} --dataset_name digits --out {here}/file/r.json", "file", put("file")),
+        ("{ddpm} --dataset_name digits --out /proc/hfgen/r.json", "/proc/hfgen", None),
+        (f"{{ddpm}} --dataset_name digits --out {{here}}/{LONG}.json", "File name too long", None),
+        ("{broken} --dataset_name digits --out {broken}/model_index.json", "model_index.json", lambda here: None),
+        ("{broken} --dataset_name digits --out {broken}/unet/config.json", "config.json", lambda here: None),
+    )
+]
+COMPARISONS = [
+    Bad(f"compare {words} --dataset_name digits", says, make)
+    for words, says, make in (
+        ("{ddpm}", "two or more", None),
+        ("{ddpm} {ddpm}", "ddpm", None),
+        ("{ddpm} {here}/none", "none", None),
+        ("{ddpm} {vae} --out {here}/c.md", "HTML", None),
+        ("{ddpm} {vae} --out {here}/c.html", "is a folder", lambda here: (here / "c.html").mkdir()),
+        ("{ddpm} {vae} --out /proc/hfgen/c.html", "/proc/hfgen", None),
+        (f"{{ddpm}} {{vae}} --out {{here}}/{LONG}.html", "File name too long", None),
+        ("{ddpm} {vae} --device meta", "meta", None),
+        ("{ddpm} {vae} --split dev", "dev", None),
+    )
+]
+
+# -- images
+IMAGES = [
+    Bad(words.replace("DATA", "--train_data_dir {here}/images"), rf"row 12 of .*{says}", pictures(last, name))
+    for words in ("train_ddpm DATA",)
+    for name, last, says in (
+        ("last.png", b"", "unreadable"),
+        ("last.png", NOISE, "unreadable .*none of the formats"),
+        ("last.png", PNG[:60], "unreadable"),
+        ("last.png", EPS, "none of the formats"),
+        ("last.png", bomb, "pixels"),
+        ("last.jpg", b"\xff\xd8\xff\xe0" + NOISE, "unreadable"),
+        ("last.tif", lambda path: Image.fromarray(np.zeros((8, 8), np.float32)).save(path), "32-bit pixels"),
+    )
+] + [
+    Bad(words, rf"row 12 .*{says}", both(rows(**last), *more))
+    for words in (
+        "train_ddpm --dataset_name {here}/rows --cache_dir {here}/../cache",
+        "evaluate {ddpm} --dataset_name {here}/rows --split train",
+    )
+    for last, more, says in (
+        ({}, (), "there is no image"),
+        ({"bytes": b"", "path": None}, (), "unreadable"),
+        ({"bytes": EPS, "path": "a.eps"}, (), "none of the formats"),
+        ({"bytes": None, "path": "{here}/pipe"}, (lambda here: os.mkfifo(here / "pipe"),), "no regular file"),
+        ({"bytes": None, "path": "/dev/zero"}, (), "no regular file"),
+        ({"bytes": None, "path": "{here}"}, (), "no regular file"),
+        ({"bytes": None, "path": "{here}/none.png"}, (), "No such file"),
+    )
+]
+SOURCES = [
+    Bad(words, "disk.* is damaged", saved(name, content))
+    for words in ("train_ddpm --dataset_name {here}/disk", "evaluate {vae} --dataset_name {here}/disk")
+    for name, content in (
+        ("dataset_dict.json", b"{"),
+        ("dataset_dict.json", b"[]"),
+        ("train/state.json", b"[]"),
+        ("train/state.json", b""),
+        ("train/dataset_info.json", b"null"),
+        ("train/dataset_info.json", NOISE),
+        ("train/data-00000-of-00001.arrow", b""),
+        ("train/data-00000-of-00001.arrow", NOISE),
+    )
+]
+
+# -- trainings
+CONFIG_FILES = (
+    [
+        Bad(f"{script} --model_config_name_or_path {{here}}/m.json", says, put("m.json", content))
+        for script, own in (("train_ddpm", UNET), ("train_vae", VAE))
+        for content, says in (
+            ([], "holds a list"),
+            (None, "holds a NoneType"),
+            ('"x"', "holds a str"),
+            ("", "m.json"),
+            ("{", "m.json"),
+            (NOISE, "m.json"),
+            ("[" * 100_000, "m.json"),
+            ({**own, "in_channels": 5}, "in_channels=5"),
+            ({**own, "in_channels": "1"}, "in_channels='1'"),
+            ({**own, "in_channels": True}, "in_channels=True"),
+            ({**own, "sample_size": "8"}, "sample_size='8'"),
+            ({**own, "sample_size": [8, 16]}, r"sample_size=\[8, 16\]"),
+            ({**own, "sample_size": 0}, "sample_size=0"),
+            ({**own, "sample_size": 100_000}, "sample_size=100000"),
+            ({**own, "sample_size": 8.5}, "sample_size=8.5"),
+            ({**own, "widths": 3}, "no such argument"),
+        )
+    ]
+    + [
+        Bad("train_ddpm --model_config_name_or_path {here}/m.json", says, put("m.json", {**UNET, **change}))
+        for change, says in (
+            ({"layers_per_block": 10**6}, "layers_per_block=1000000.* GiB of memory"),
+            ({"layers_per_block": -1}, "cannot be built|layers_per_block"),
+            ({"layers_per_block": "two"}, "cannot be built"),
+            ({"block_out_channels": [10**9, 8]}, "GiB of memory"),
+            ({"block_out_channels": None}, "cannot be built"),
+            ({"norm_num_groups": 0}, "cannot be built"),
+            ({"norm_eps": "x"}, "cannot be built"),
+            ({"act_fn": "sine"}, "cannot be built"),
+            ({"time_embedding_type": 3}, "cannot be built"),
+            ({"dropout": 7}, "cannot be built"),
+            ({"num_class_embeds": 10}, "class"),
+        )
+    ]
+    + [
+        Bad("train_vae --model_config_name_or_path {here}/m.json", says, put("m.json", {**VAE, **change}))
+        for change, says in (
+            ({"_class_name": "UNet2DModel"}, "_class_name"),
+            ({"_class_name": ["MLPVAE"]}, "_class_name"),
+            ({"latent_size": 10**9}, "latent_size=1000000000.* GiB of memory"),
+            ({"latent_size": "x"}, "cannot be built"),
+            ({"latent_size": True, "hidden_sizes": None}, "cannot be built"),
+            ({"hidden_sizes": [10**12]}, "cannot be built|GiB of memory"),
+            ({"likelihood": "poisson"}, "poisson"),
+            ({"activation": []}, "cannot be built"),
+            ({"latent_bound": "x"}, "cannot be built"),
+        )
+    ]
+)
+TRAININGS = [
+    Bad(f"{script} {words}", says, make)
+    for script in TRAINERS
+    for words, says, make in (
+        ("--config {here}/none.yaml", "none.yaml", None),
+        ("--config {here}", "cannot be read", None),
+        ("--config {here}/c.yaml", "unknown keys: learning_rat", put("c.yaml", "learning_rat: 1")),
+        ("--config {here}/c.yaml", "holds no flags", put("c.yaml", "- 1")),
+        ("--config {here}/c.yaml", "cannot be read", put("c.yaml", NOISE)),
+        ("--config {here}/c.yaml", "no single value", put("c.yaml", "dataset_name: [a, b]")),
+        ("--config {here}/c.yaml", "cannot be read", put("c.yaml", "&a [*a, 1]: 1")),
+        ("--config {here}/c.yaml", "cannot be read|no flags", put("c.yaml", "[" * 5000)),
+        ("--config {here}/c.yaml", "unknown keys: debug", put("c.yaml", "debug: true")),
+        ("--learning_rate nan", "learning_rate=nan", None),
+        ("--seed -1", "seed=-1", None),
+        ("--dataset_name {here}/none", "none", None),
+        ("--train_data_dir {here}/none", "none", None),
+        ("--train_data_dir {here}/empty", "empty", lambda here: (here / "empty").mkdir()),
+        ("--train_split dev", "train_split='dev'", None),
+        ("--image_column label", "holds no images", None),
+        ("--label_column none", "label_column='none'", None),
+        ("--resolution 20000", "GiB of memory", None),
+        ("--train_batch_size 1000000000", "1000000000", None),
+        ("--gradient_accumulation_steps 1000000000", "more than the 64 training images", None),
+        ("--model_config_name_or_path nonsense", "'nonsense' is no preset", None),
+        ("--model_config_name_or_path {here}/none.json", "none.json", None),
+        ("--output_dir ''", "output_dir=''", None),
+        ("--output_dir {here}/file", "is a file", put("file")),
+        ("--output_dir {here}/file/out", "file", put("file")),
+        ("--output_dir /proc/hfgen", "/proc/hfgen", None),
+        (f"--output_dir {{here}}/{LONG}", "File name too long", None),
+        ("--output_dir {here}/mine", "is not empty", put("mine/thesis.tex", "years of work")),
+        ("--output_dir {here}/mine --overwrite_output_dir", "mine", put("mine/logs/thesis.tex", "years of work")),
+        ("--resume_from_checkpoint {here}/none", "no complete checkpoint", None),
+        ("--mixed_precision fp16", "needs a GPU", None),
+        ("--hub_model_id a/b/c --push_to_hub", "a/b/c|token", None),
+    )
+] + [
+    Bad("train_ddpm --ddpm_num_steps 1000000000 --ddpm_num_inference_steps 10", "GiB of memory"),
+    Bad("train_ddpm --ddpm_num_steps 100", "more than ddpm_num_steps=100"),
+    Bad("train_ddpm --resolution 7", "resolution=7 cannot be halved"),
+    Bad("train_ddpm --rescale_betas_zero_snr --prediction_type epsilon", "epsilon|zero"),
+    Bad("train_ddpm --model_config_name_or_path {here}", "no preset"),
+    Bad("train_vae --latent_size 1000000000", "GiB of memory"),
+    Bad("train_vae --num_latent_samples 1000000000", "GiB of memory"),
+    Bad("train_vae --objective iw --kl_warmup_steps 3", "kl_warmup_steps"),
+    Bad("train_vae --gaussian_variance 1", "gaussian_variance"),
+    Bad("train_vae --pretrained_model_name_or_path {here}/none", "none"),
+    Bad("train_vae --pretrained_model_name_or_path {ddpm}", "diffusion model"),
+    Bad("train_vae --pretrained_model_name_or_path {vae} --latent_size 5", "weights of other shapes"),
+]
+
+# -- what a training or an evaluation has left, and a card tells
+RECORDS = (
+    [
+        Bad("card {broken}", file, put(f"broken/{file}", content))
+        for file in ("results.json", "training.json")
+        for content in (
+            [],
+            {},
+            "",
+            "{",
+            NOISE,
+            '"x"',
+            {"schema_version": 99},
+            {"schema_version": 2, "dataset": 3},
+            "[" * 100_000,
+        )
+    ]
+    + [
+        Bad("figures {broken} --dataset_name digits", rf"history.jsonl.*{says}", put("broken/history.jsonl", content))
+        for content, says in (
+            ('{"step": 1, "train_loss": 1.0}\ngarbage\n', "line 2"),
+            ('{"step": 1, "train_loss": NaN}\n', "line 1.*NaN"),
+            ('{"step": 1, "train_loss": "x"}\n', "line 1.*train_loss"),
+            ('{"train_loss": 1.0}\n', "line 1"),
+            ('{"step": "x", "train_loss": 1.0}\n', "line 1"),
+            ("[]\n", "line 1"),
+            ("null\n", "line 1"),
+            (NOISE, "cannot be read"),
+        )
+    ]
+    + [
+        Bad("card {here}/none", "none"),
+        Bad("card {here}", "no pipeline|model_index.json|folder"),
+        Bad("card nobody/nothing", "nobody/nothing"),
+        Bad("card {broken}", "README.md", lambda here: (here / "broken" / "README.md").mkdir()),
+        Bad("card {broken}", "README.md", put("broken/README.md", NOISE)),
+        Bad("figures {here}/none --dataset_name digits", "none"),
+        Bad("figures {vae} --dataset_name digits --out {here}/file", "file", put("file")),
+        Bad("figures {vae} --dataset_name digits --out /proc/hfgen", "/proc/hfgen"),
+        Bad(f"figures {{vae}} --dataset_name digits --out {{here}}/{LONG}", "File name too long"),
+        Bad("figures {vae} --dataset_name digits --split dev", "dev"),
+        Bad("figures {vae} --dataset_name digits --device meta", "meta"),
+        Bad("publish {here}/none alice/x", "none"),
+        Bad("publish {here} alice/x", "no pipeline|model_index.json|folder"),
+        Bad("publish {ddpm} a/b/c", "a/b/c"),
+        Bad("publish {ddpm} 'a b'", "a b"),
+        Bad("publish {ddpm} alice/x --include none*", r"none\*"),
+        Bad("publish {broken} alice/x", "link", lambda here: link_out(here)),
+    ]
+)
+
+GROUPS = {
+    "flags": FLAGS,
+    "index": DAMAGED_INDEX,
+    "configs": DAMAGED_CONFIGS,
+    "weights": DAMAGED_WEIGHTS,
+    "places": PLACES,
+    "samples": SAMPLES,
+    "evaluations": EVALUATIONS,
+    "comparisons": COMPARISONS,
+    "images": IMAGES,
+    "sources": SOURCES,
+    "config_files": CONFIG_FILES,
+    "trainings": TRAININGS,
+    "records": RECORDS,
+}
+
+
+def changed_vae(here: Path, values: dict) -> None:
+    path = here / "broken_vae" / "vae" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def link_out(here: Path) -> None:
+    config = here / "broken" / "unet" / "config.json"
+    shutil.move(config, here / "secret.json")
+    config.symlink_to(here / "secret.json")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models")
+    unet = build_unet(UNET, 8, 1, 20)
+    UnconditionalDiffusionPipeline(unet, DDPMScheduler(20)).save_pretrained(folder / "ddpm")
+    VAEPipeline(build_vae(VAE, 8, 1)).save_pretrained(folder / "vae")
+    (folder / "unet.json").write_text(json.dumps(UNET))
+    (folder / "vae.json").write_text(json.dumps(VAE))
+    return {name: folder / name for name in ("ddpm", "vae", "unet.json", "vae.json")}
+
+
+def tree(*folders: Path) -> dict[str, bytes | str]:
+    """All there is below folders; of a link where it leads to."""
+    found: dict[str, bytes | str] = {}
+    for path in (path for folder in folders for path in folder.rglob("*")):
+        if path.is_symlink():
+            found[str(path)] = str(path.readlink())
+        else:
+            found[str(path)] = path.read_bytes() if path.is_file() else "no file"
+    return found
+
+
+def split(words: str) -> list[str]:
+    """As a shell does, without its care for the rest."""
+    return [word.strip("'") for word in re.findall(r"'[^']*'|\S+", words)]
+
+
+def command(words: list[str], models: dict[str, Path], here: Path) -> Callable[[], int]:
+    """The command of a row: a trainer gets a tiny model, the digits and a new folder where the row says nothing of these."""
+    name, *rest = words or [""]
+    if name not in TRAINERS:
+        return lambda: main(words)
+    given = {word.partition("=")[0] for word in rest}
+    family = TRAINERS[name]
+    standard = {
+        "--dataset_name": "digits",
+        "--output_dir": str(here / "out"),
+        "--model_config_name_or_path": str(models["unet.json" if family == "ddpm" else "vae.json"]),
+    }
+    defaults = [word for flag, value in standard.items() if flag not in given for word in (flag, value)]
+    return lambda: run_script(family, [*SMALL, *defaults, *rest])
+
+
+class Hung(BaseException):
+    """Not caught by what catches every error."""
+
+
+@contextmanager
+def no_longer_than(seconds: int) -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise Hung
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def ids() -> list[str]:
+    return [f"{group}-{number}" for group, table in GROUPS.items() for number, _ in enumerate(table)]
+
+
+def run(words: list[str], models: dict[str, Path], here: Path, capsys) -> tuple[int, list[str]]:
+    """The exit status of a command, and what it told on stderr beside progress bars."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    capsys.readouterr()
+    try:
+        with no_longer_than(SECONDS):
+            status = command(words, models, here)()
+    except SystemExit as end:
+        status = end.code
+    return status, told(capsys.readouterr().err)
+
+
+def told(text: str) -> list[str]:
+    return [line for line in re.split(r"[\r\n]+", text) if not BAR.search(line)]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, offline) -> Path:
+    """A new working directory of a user of the Hub without a network."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["train_x.py"])
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    return folder
+
+
+@pytest.mark.parametrize("bad", [bad for table in GROUPS.values() for bad in table], ids=ids())
+def test_one_line_and_nothing_changed(bad: Bad, models, here, capsys):
+    for name, model in (("broken", "ddpm"), ("broken_vae", "vae")):
+        if f"{{{name}}}" in bad.words:
+            shutil.copytree(models[model], here / name)
+    if bad.make is not None:
+        bad.make(here)
+    places = {"here": here, "broken": here / "broken", "broken_vae": here / "broken_vae", **models}
+    words = split(bad.words.format_map({name: str(path) for name, path in places.items()}))
+    before = tree(here, models["ddpm"].parent)
+    status, lines = run(words, models, here, capsys)
+    assert len(lines) == 1, lines
+    assert ": error: " in lines[0]
+    assert re.search(bad.says, lines[0]), lines[0]
+    assert "did not foresee" not in lines[0]
+    assert status == bad.status
+    assert tree(here, models["ddpm"].parent) == before
+
+
+def test_the_table_is_large():
+    assert len(ids()) >= 150
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file can grow, as on a full disk."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "sample {ddpm} --num_images 2 --steps 2",
+        "sample {ddpm} --num_images 2 --steps 2 --out {here}/folder",
+        "sample {ddpm} --num_images 2 --steps 2 --trajectory {here}/a.gif",
+        "evaluate {vae} --dataset_name digits --max_images 10 --iw_samples 2 --out {here}/r.json",
+        "figures {vae} --dataset_name digits --max_images 20 --out {here}/figures",
+        "card {broken}",
+        "publish {broken} alice/x",
+        "train_ddpm --max_train_steps 1",
+        "train_vae --max_train_steps 1",
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_no_file(words, models, here, capsys):
+    shutil.copytree(models["ddpm"], here / "broken")
+    before = {name for name, kind in tree(here).items() if kind != "no file"}
+    places = {"here": here, "broken": here / "broken", **models}
+    with full_disk():
+        status, lines = run(split(words.format_map(places)), models, here, capsys)
+    assert status == 1
+    assert len(lines) == 1, lines
+    assert re.search(r": error: .*(File too large|No space left).*: ", lines[0])
+    assert "did not foresee" not in lines[0]
+    left = {name for name, kind in tree(here).items() if kind != "no file"} - before
+    assert left <= {str(here / "out/.hfgen/lock")}  # of a training that had its folder already
+
+
+@pytest.mark.parametrize(
+    "words", ["--debug card {here}/none", "card {here}/none --debug", "train_vae --debug --seed -1"]
+)
+def test_debug_shows_the_traceback(words, models, here, capsys):
+    status, lines = run(split(words.format(here=here)), models, here, capsys)
+    assert status == 1
+    assert lines[0] == "Traceback (most recent call last):"
+    assert ": error: " in lines[-1]
+
+
+@pytest.mark.parametrize("script", TRAINERS)
+def test_a_training_that_blows_up_is_one_line_before_any_figure(script, models, here, capsys):
+    words = [script, "--learning_rate", "1e30", "--max_train_steps", "4", "--checkpointing_steps", "1"]
+    status, lines = run(words, models, here, capsys)
+    assert status == 1
+    (line,) = [line for line in lines if "error" in line]
+    assert re.search("not finite.*start anew with a learning rate below 1e\\+30", line)
+    assert not list((here / "out").glob("*.png"))
+
+
+STREAMED = """
+import sys
+import hfgen.data.loading
+from hfgen.cli.training_script import run_script
+hfgen.data.loading.MEMORY_SHARE = 0
+sys.exit(run_script("ddpm"))
+"""
+
+
+def start(models: dict[str, Path], out: Path, *words: str, launcher: list[str]) -> subprocess.Popen:
+    flags = ["--dataset_name", "digits", "--model_config_name_or_path", models["unet.json"], "--output_dir", out]
+    arguments = [*launcher, *map(str, flags), *SMALL, *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_ends_the_training_with_one_line(models, tmp_path):
+    out = tmp_path / "out"
+    words = ["--num_epochs", "10000", "--checkpointing_steps", "20"]
+    process = start(models, out, *words, launcher=[sys.executable, "-c", STREAMED])
+    while not checkpoints(out):
+        assert process.poll() is None
+        time.sleep(0.05)
+    while process.poll() is None:
+        for worker in psutil.Process(process.pid).children()[:1]:
+            with suppress(psutil.Error):
+                worker.kill()
+        time.sleep(0.05)
+    lines = [line for line in told(process.stderr.read()) if "error" in line or "Traceback" in line]
+    assert process.returncode == 1
+    assert len(lines) == 1
+    assert "a process that decodes images" in lines[0]
+    assert "--resume_from_checkpoint latest" in lines[0]
+    assert checkpoints(out)
+    assert not list(out.glob(".unfinished*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--seed", "-1"], ["--resolution", "7"]])
+def test_of_several_processes_one_tells(models, tmp_path, repository, words):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = start(
+        models, tmp_path / "out", *words, launcher=[*launcher, str(repository / "training" / "train_ddpm.py")]
+    )
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert len([line for line in err.splitlines() if line.startswith("train_ddpm.py: error: ")]) == 1
+    assert not (tmp_path / "out").exists()
