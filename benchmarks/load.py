@@ -68,8 +68,10 @@ class Memory:
         process, done = psutil.Process(), threading.Event()
 
         def read() -> None:
-            while not done.wait(READ_SECONDS):
+            while True:
                 self.readings.append(process.memory_info().rss / MEBIBYTE)
+                if done.wait(READ_SECONDS):
+                    return
 
         gc.collect()
         thread = threading.Thread(target=read)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from hfgen.core.errors import HfgenError
+from hfgen.core.errors import HfgenError, one_line
 from hfgen.core.memory import check_fits
 
 CONFIGS = ("config.json", "scheduler_config.json")
@@ -33,6 +33,7 @@ COUNTS = (
     "num_train_timesteps",
     "out_channels",
 )
+NUMBERS = ("beta_start", "beta_end")
 # keys whose value no scheduler or network does without
 NEEDED = ("block_out_channels", "in_channels", "layers_per_block", "out_channels")
 
@@ -48,6 +49,19 @@ def check_configs(folder: Path, components: Mapping[str, str | None], name: str)
             if path.is_file():
                 where = f"{name}: {{}} in {component}/{path.name}"
                 _check_config(folder / component, _read(path, name), where, image="UNet2D" in (cls or ""))
+
+
+def check_headers(folder: Path, components: Iterable[str], name: str) -> None:
+    """Raise `HfgenError` for a file of weights that is none of safetensors; it names the file."""
+    for path in (path for component in components for path in sorted((folder / component).glob("*.safetensors"))):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise HfgenError(
+                f"{name} cannot be loaded, a file is damaged or missing ({path.parent.name}/{path.name}: {one_line(error, 200)}): fetch it "
+                "or train it again"
+            ) from error
 
 
 def weights_variant(folder: Path, components: Iterable[str], name: str) -> str | None:
@@ -145,6 +159,9 @@ def _check_config(place: Path, config: Mapping[str, Any], where: str, image: boo
         may_be_none = key not in NEEDED and not of_scheduler
         if key in config and not _is_count(config[key], may_be_none):
             raise refuse(key, "not a whole number of 1 or more")
+    for key in NUMBERS:
+        if isinstance(config.get(key, 0.0), bool) or not isinstance(config.get(key, 0.0), (int, float)):
+            raise refuse(key, "not a number")
     steps = config.get("num_train_timesteps") or 0
     if steps > MOST_STEPS:
         raise refuse(

@@ -15,7 +15,7 @@ from hfgen.core.errors import HfgenError, one_line
 from hfgen.families.base import Family
 from hfgen.families.model import Model
 from hfgen.families.registry import family_of
-from hfgen.hub.checks import check_configs, check_weights, weights_variant
+from hfgen.hub.checks import check_configs, check_headers, check_weights, weights_variant
 from hfgen.hub.errors import hub_reason
 
 INDEX = "model_index.json"
@@ -49,6 +49,7 @@ def load(path_or_repo: str | Path, revision: str | None = None, device: torch.de
         raise _no_pipeline(name, missing)
     components = {key: cls for key, module, cls in named_classes(index) if module is not None and key != CLASS}
     try:
+        check_headers(folder, components, name)
         check_configs(folder, components, name)
         family = family.for_repository(folder, index)
         variant = weights_variant(folder, components, name)
@@ -84,11 +85,11 @@ def read_index(folder: Path, name: str) -> dict[str, Any]:
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(name, error) from error
+        raise _damaged(name, ValueError(f"{INDEX}: {one_line(error)}")) from error
     if not isinstance(index, dict):
         raise HfgenError(f"{name}: {INDEX} holds a {type(index).__name__}, no object: fetch it or train it again")
     for key, value in index.items():
-        _check_value(key, value, name)
+        _check_value(key, value, name, component=(folder / key).is_dir())
     return index
 
 
@@ -107,9 +108,10 @@ def is_stock(module: str) -> bool:
     return module in STOCK or part
 
 
-def _check_value(key: str, value: Any, name: str) -> None:
+def _check_value(key: str, value: Any, name: str, component: bool) -> None:
+    """`component`: there is a folder of that name, so that the value has to be a module and a class."""
     pair = isinstance(value, list) and len(value) == 2 and all(part is None or isinstance(part, str) for part in value)
-    named = isinstance(value, str) if key == CLASS else not isinstance(value, list)
+    named = isinstance(value, str) if key == CLASS else not isinstance(value, list) and not component
     if not pair and not named:
         raise HfgenError(
             f"{name}: {key} is {json.dumps(value)[:80]} in {INDEX}, not a module and a class: fetch it or train it again"

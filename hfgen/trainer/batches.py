@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
+from hfgen.core.memory import check_fits
 from hfgen.core.random import RowRandom, Stream, epoch_order
 from hfgen.data.batch import Batch, RandomSpec
 from hfgen.data.training_set import TrainingSet
+
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,8 @@ class Batches:
         random: what the task needs for each row.
         plan: of the training rows.
         eval_batch_size: held-out rows at once.
+
+    Raises `HfgenError` where there is no memory for a row's numbers.
     """
 
     def __init__(
@@ -75,6 +81,9 @@ class Batches:
         self.held_out_rows = len(images.validation)
 
         def numbers(stream: Stream, spec: RandomSpec, rows: int) -> RowRandom:
+            size = rows * sum(math.prod(shape) for shape in (*spec.normal.values(), *spec.uniform.values()))
+            what = f"the random numbers of a batch of {rows} rows"
+            check_fits(FLOAT_BYTES * size, what, "lower the batch size, or what is drawn for a row", device)
             return RowRandom(
                 seed=plan.seed, stream=stream, normal=spec.normal, uniform=spec.uniform, rows=rows, device=device
             )

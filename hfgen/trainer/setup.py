@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from hfgen.core.errors import HfgenError, explain
 
 LOGS = "logs"
 Result = TypeVar("Result")
+SECONDS_TO_LET_GO = 0.5
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -33,6 +35,18 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         log_with=None if logger == "none" else logger,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / LOGS)),
     )
+
+
+def end_training(accelerator: Accelerator) -> None:
+    """End the trackers and the process group; call it on every process.
+
+    Gloo's thread lets go of the tensors of the last message a moment after it has come, and needs the GIL for it, with
+    which this thread would wait for the end of that one for ever.
+    """
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()
+        time.sleep(SECONDS_TO_LET_GO)
+    accelerator.end_training()
 
 
 def on_main_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result:

@@ -29,7 +29,7 @@ from hfgen.trainer.output import claimed
 from hfgen.trainer.push import hub_repository, push
 from hfgen.trainer.record import run_identity, training_record
 from hfgen.trainer.rehearsal import rehearse, without_progress_bars
-from hfgen.trainer.setup import LOGS, make_accelerator, on_main_process
+from hfgen.trainer.setup import LOGS, end_training, make_accelerator, on_main_process
 from hfgen.trainer.signals import Signals
 
 
@@ -84,10 +84,10 @@ def _train_in(config: TrainingConfig, family: Family, accelerator: Accelerator, 
     try:
         trainer.fit()
     except Interrupted:
-        accelerator.end_training()
+        end_training(accelerator)
         raise
     on_main_process(accelerator, partial(_describe, trainer, family))
-    accelerator.end_training()  # after it the processes cannot speak to each other any more
+    end_training(accelerator)  # after it the processes cannot speak to each other any more
     accelerator.print(
         f"pipeline, pictures and card: {config.output_dir}\n"
         f"next: hfgen sample {config.output_dir} --out grid.png, hfgen publish {config.output_dir} REPO"

@@ -403,7 +403,7 @@ def test_pictures_of_four_channels_and_none_of_two(tmp_path, capsys):
         ("scheduler", "num_train_timesteps", 10**9, "whose tables alone take 20.0 GB; at most 1,000,000"),
         ("scheduler", "_class_name", [1], "_class_name is [1] in scheduler/scheduler_config.json"),
         ("scheduler", "beta_schedule", "x", "cannot be loaded"),
-        ("scheduler", "beta_start", "x", "cannot be loaded"),
+        ("scheduler", "beta_start", "x", "not a number"),
         ("scheduler", "trained_betas", "x", "cannot be loaded"),
     ],
 )

@@ -148,9 +148,26 @@ def test_preset_of_8_bit_pixels(repository):
     assert (config.model.model_config_name_or_path, config.model.likelihood) == ("mnist-50d", "discretized_logistic")
 
 
+def test_preset_of_the_demo(repository):
+    config = parse("--config", str(repository / "training/digits-class-conditional.yaml"))
+    assert (config.model.class_conditional, config.optimization.max_train_steps) == (True, 250)
+
+
+VDM_PRESETS = ["digits", "mnist", "mnist-gpu", "cifar10"]
+
+
+@pytest.mark.parametrize("preset", VDM_PRESETS)
+def test_vdm_presets_parse(preset, repository):
+    config = parse_training_config("vdm", ["--config", str(repository / "training" / f"vdm-{preset}.yaml")])
+    assert config.model.model_config_name_or_path == preset
+    assert config.data.dataset_name.endswith(preset.split("-")[0])
+
+
 def test_all_presets_are_tested(repository):
     tested = {
         "digits",
+        "digits-class-conditional",
+        *(f"vdm-{preset}" for preset in VDM_PRESETS),
         "mnist",
         "cifar10",
         "vae-mnist-50d-iw",

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
-from hfgen.configs.training import DataConfig, OptimizationConfig, RunConfig, TrainingConfig
+from hfgen.configs.training import DataConfig, OptimizationConfig, RunConfig
 from hfgen.core.binarize import binarize, fixed_uniform
 from hfgen.core.errors import HfgenError
 from hfgen.core.history import read_history
@@ -26,7 +26,7 @@ from hfgen.families.vae.flags import VAEFlags
 from hfgen.hub.loading import load
 from hfgen.models import LIKELIHOODS, VAE_PRESETS, build_vae
 from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
-from hfgen.trainer.output import clear_output_dir
+from hfgen.trainer.output import OutputFolder
 
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 OBJECTIVES = ("sgvb_b", "sgvb_a", "iw", "score_function", "score_function_no_baseline")
@@ -446,16 +446,15 @@ def test_pictures_curves_and_a_whole_repository(train_a_vae):
     names = {path.name for path in out.iterdir() if not path.name.startswith("checkpoint-")}
     assert names == {
         "model_index.json", "pipeline_hfgen_vae.py", "vae", "samples", "loss.png", "history.jsonl", "logs", "README.md",
-        "training.json", "samples.png", "reconstructions.png", "interpolations.png", "latents.png",
+        "training.json", "samples.png", "reconstructions.png", "interpolations.png", "latents.png", ".hfgen",
     }  # fmt: skip
     assert {path.name for path in (out / "vae").iterdir()} == {
         "config.json", "diffusion_pytorch_model.safetensors", "modeling_hfgen_vae.py",
     }  # fmt: skip
     (out / "thesis.tex").write_text("years of work")
     (out / "vae-notes").mkdir()
-    run = RunConfig(output_dir=str(out), overwrite_output_dir=True)
-    clear_output_dir(TrainingConfig(family="vae", model=VAEFlags(), run=run))
-    assert sorted(path.name for path in out.iterdir()) == ["thesis.tex", "vae-notes"]
+    OutputFolder(out).begin(overwrite=True)
+    assert sorted(path.name for path in out.iterdir()) == [".hfgen", "thesis.tex", "vae-notes"]
 
 
 def test_overwriting_replaces_one_training_by_another(train_a_vae, tmp_path):
@@ -463,12 +462,12 @@ def test_overwriting_replaces_one_training_by_another(train_a_vae, tmp_path):
     out = train_a_vae(num_epochs=1)
     with pytest.raises(HfgenError, match=r"is not empty: pass --resume_from_checkpoint latest.*--overwrite_output_dir"):
         train_a_vae(num_epochs=1)
-    (out / "vae/diffusion_pytorch_model.bin").write_bytes(b"of long ago")
+    (out / "vae/notes.bin").write_bytes(b"somebody's own")
     train_a_vae(
         model_config_name_or_path=tmp_path / "conv.json", overwrite_output_dir=True, num_epochs=None, max_train_steps=2
     )
     assert type(load_vae(out).vae).__name__ == "ConvVAE"
-    assert not (out / "vae/diffusion_pytorch_model.bin").exists()
+    assert (out / "vae/notes.bin").read_bytes() == b"somebody's own"
     assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-2"]
 
 

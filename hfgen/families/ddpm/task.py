@@ -15,6 +15,7 @@ from diffusers import SchedulerMixin
 from hfgen.configs.training import TrainingConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.media import unit_to_uint8
+from hfgen.core.memory import check_fits
 from hfgen.core.random import Stream, seeded
 from hfgen.data.batch import Batch, RandomSpec
 from hfgen.data.training_set import TrainingSet
@@ -25,6 +26,7 @@ from hfgen.pipelines import UnconditionalDiffusionPipeline
 from hfgen.schedulers import reverse_process
 from hfgen.schedulers.noise import noise_scheduler
 
+BYTES_A_STEP = 30 * 8  # of the tables in float64 that scheduler, process and loss keep
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
@@ -148,6 +150,7 @@ def make_scheduler(model: DDPMFlags) -> SchedulerMixin:
             f"ddpm_num_inference_steps={model.ddpm_num_inference_steps} is more than ddpm_num_steps={model.ddpm_num_steps}: "
             "lower it"
         )
+    check_fits(model.ddpm_num_steps * BYTES_A_STEP, f"ddpm_num_steps={model.ddpm_num_steps}", "use fewer steps")
     try:
         return noise_scheduler(
             model.ddpm_beta_schedule,

@@ -30,8 +30,14 @@ class VAE(Family):
         return ("vae/config.json", "vae/diffusion_pytorch_model*.safetensors")
 
     def load(self, folder, index, variant):
+        from hfgen.core.files import read_json
+        from hfgen.models.vae_presets import VAE_CLASSES, check_vae_fits
         from hfgen.pipelines import VAEPipeline
 
+        config = read_json(folder / "vae" / "config.json")
+        kind = VAE_CLASSES.get(config.get("_class_name"))
+        if kind is not None:
+            check_vae_fits(kind, {k: v for k, v in config.items() if not k.startswith("_") and k != "auto_map"})
         return VAEPipeline.from_pretrained(folder, use_safetensors=True, variant=variant)
 
     def model_config(self, config, pretrained):
@@ -46,8 +52,9 @@ class VAE(Family):
         return initial_model(config.model, model_config, images, pretrained)
 
     def task(self, config, module, images):
-        from hfgen.families.vae.training import OBJECTIVES, VAETask
+        from hfgen.families.vae.training import OBJECTIVES, VAETask, check_samples_fit
 
+        check_samples_fit(config, module, images.shape)
         return VAETask(
             objective=OBJECTIVES[config.model.objective](module.likelihood),
             image_shape=images.shape,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from hfgen.configs.training import TrainingConfig
 from hfgen.core.binarize import binarize
 from hfgen.core.errors import HfgenError
 from hfgen.core.history import bound_label
 from hfgen.core.media import unit_to_uint8
+from hfgen.core.memory import check_fits
 from hfgen.core.random import Stream, seeded
 from hfgen.data.batch import Batch, RandomSpec
 from hfgen.data.training_set import TrainingSet
@@ -22,6 +25,7 @@ from hfgen.models import build_vae, load_vae_config
 from hfgen.objectives import SGVBA, SGVBB, ImportanceWeighted, ScoreFunction, kl_weight
 from hfgen.pipelines import VAEPipeline
 
+FLOAT32 = 4
 OBJECTIVES: dict[str, Callable[[Any], Any]] = {
     "sgvb_a": SGVBA,
     "sgvb_b": SGVBB,
@@ -91,6 +95,17 @@ def check_objective(model: VAEFlags) -> None:
         raise HfgenError(
             f"kl_warmup_steps={model.kl_warmup_steps}: the importance-weighted bound has no KL term to weight; pass 0"
         )
+
+
+def check_samples_fit(config: TrainingConfig, module: torch.nn.Module, shape: tuple[int, int, int]) -> None:
+    """Raise `HfgenError` for more samples of q(z|x) than there is memory for: each has a noise and the decoder's outputs."""
+    samples, batch = config.model.num_latent_samples, config.optimization.train_batch_size
+    values = module.config.latent_size + module.likelihood.channels * math.prod(shape)
+    check_fits(
+        samples * batch * values * FLOAT32,
+        f"num_latent_samples={samples} of train_batch_size={batch}",
+        "take fewer of either",
+    )
 
 
 def initial_config(model: VAEFlags, pretrained: Model | None) -> dict[str, Any]:
