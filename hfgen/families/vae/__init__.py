@@ -37,7 +37,10 @@ class VAE(Family):
         config = read_json(folder / "vae" / "config.json")
         kind = VAE_CLASSES.get(config.get("_class_name"))
         if kind is not None:
-            check_vae_fits(kind, {k: v for k, v in config.items() if not k.startswith("_") and k != "auto_map"})
+            try:
+                check_vae_fits(kind, {k: v for k, v in config.items() if not k.startswith("_") and k != "auto_map"})
+            except HfgenError as error:
+                raise HfgenError(f"{folder}: {error}") from error
         return VAEPipeline.from_pretrained(folder, use_safetensors=True, variant=variant)
 
     def model_config(self, config, pretrained):
