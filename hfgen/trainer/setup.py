@@ -16,7 +16,7 @@ from hfgen.core.errors import HfgenError, explain
 
 LOGS = "logs"
 Result = TypeVar("Result")
-SECONDS_TO_LET_GO = 0.5
+SECONDS_TO_LET_GO = 1.0
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
