@@ -19,6 +19,7 @@ from hfgen.data.batch import RandomSpec
 from hfgen.data.loading import ImagesInMemory
 from hfgen.data.training_set import TrainingSet
 from hfgen.trainer.loop import Trainer
+from hfgen.trainer.setup import end_training
 
 SIZE = 3
 
@@ -150,6 +151,7 @@ def play(output_dir, *, train_batch_size=8, gradient_accumulation_steps=1, max_t
         identity={},
     )
     trainer.fit()
+    end_training(trainer.accelerator)
     return trainer
 
 
