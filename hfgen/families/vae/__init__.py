@@ -40,7 +40,7 @@ class VAE(Family):
             try:
                 check_vae_fits(kind, {k: v for k, v in config.items() if not k.startswith("_") and k != "auto_map"})
             except HfgenError as error:
-                raise HfgenError(f"{folder}: {error}") from error
+                raise HfgenError(f"{folder} cannot be loaded: {error}") from error
         return VAEPipeline.from_pretrained(folder, use_safetensors=True, variant=variant)
 
     def model_config(self, config, pretrained):
