@@ -191,7 +191,8 @@ class VDMPipeline(DiffusionPipeline):
 
         The learned schedule becomes the scheduler's `trained_betas`, and the embedding of the noise level a table of T rows, with
         which every scheduler of diffusers that converts from `DDPMScheduler` samples. Its images lie on [-1, 1] as
-        (value - 127.5) / 128.
+        (value - 127.5) / 128, and its bound is this model's of T - 1 steps, with the decoder at t = 0: the scheduler's config says so
+        to hfgen.
 
         Raises `ValueError` for T below 2, and for a network that diffusers has not: one with Fourier features, patches, classes or
         an epsilon that z is added to.
@@ -210,8 +211,8 @@ class VDMPipeline(DiffusionPipeline):
             num_train_timesteps,
             trained_betas=betas_of(gamma).tolist(),
             prediction_type="v_prediction",
-            clip_sample=False,
         )
+        scheduler.register_to_config(_hfgen_family="stock_vdm")
         return DDPMPipeline(_with_table(self.vdm, gamma.float()), scheduler)
 
     @classmethod

@@ -23,6 +23,8 @@ CHECKED_TIMES = 1001
 # how steep and how small the bends of a network start: nearly a straight line, with bends of all places to grow
 STEEPNESS, BENDS = 10.0, 0.01
 FINE_GROUPS = 4
+# of the darkest and the brightest value the bin's centre, and a deviation that is as good as none known
+LAST_CENTRE, MOST_LOG_DEVIATION = 255 / 256, 2.0
 
 
 class NoiseSchedule(ModelMixin, ConfigMixin):
@@ -138,6 +140,7 @@ class VDMModel(ModelMixin, ConfigMixin):
         fourier_features: n of sin and cos(2 pi 2^n z). 5 and 6 tell neighbouring values apart; 7 has the period of a bin and tells how
             far z lies from a centre.
         patch_size: pixels a side that become channels.
+        mixture: Gaussians of a pixel's distribution, for "epsilon"; 0: z is added to what the network puts out, as published.
         fine_channels, fine_layers: width and residual blocks of the path at full resolution, for a `patch_size` above 1.
         num_classes: that the network is told; label `num_classes` stands for none of them. None: it is told nothing.
         unet_config: arguments of `UNet2DModel`, but for its sizes and channels in and out.
@@ -148,7 +151,7 @@ class VDMModel(ModelMixin, ConfigMixin):
     """
 
     # narrow ends would be other ends
-    _keep_in_fp32_modules: ClassVar[list[str]] = ["schedule"]
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["schedule", "head"]
 
     @register_to_config
     def __init__(
@@ -164,14 +167,17 @@ class VDMModel(ModelMixin, ConfigMixin):
         patch_size: int = 1,
         fine_channels: int = 16,
         fine_layers: int = 2,
+        mixture: int = 0,
         num_classes: int | None = None,
         unet_config: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        _check(prediction_type, patch_size, sample_size)
+        _check(prediction_type, patch_size, sample_size, mixture)
         self.schedule = NoiseSchedule(gamma, gamma_min, gamma_max, gamma_features)
+        self.head = MixtureHead(in_channels, mixture) if mixture else None
         seen = in_channels * (1 + 2 * len(fourier_features))
-        put_out = in_channels if patch_size == 1 else fine_channels * patch_size**2
+        wanted = self.head.channels if self.head is not None else in_channels
+        put_out = wanted if patch_size == 1 else fine_channels * patch_size**2
         self.unet = UNet2DModel(
             **{
                 **(unet_config or {}),
@@ -184,7 +190,7 @@ class VDMModel(ModelMixin, ConfigMixin):
         self.fine = None
         if patch_size > 1:
             embedding = self.unet.time_embedding.linear_2.out_features
-            self.fine = FinePath(seen, fine_channels, in_channels, fine_layers, embedding)
+            self.fine = FinePath(seen, fine_channels, wanted, fine_layers, embedding)
         last = self.unet.conv_out if self.fine is None else self.fine.conv_out
         # the first prediction is z, which is nearly the noise where there is much
         nn.init.zeros_(last.weight)
@@ -214,7 +220,10 @@ class VDMModel(ModelMixin, ConfigMixin):
             embedding = self.unet.time_embedding(self.unet.time_proj(time).to(self.unet.dtype))
             output = self.fine(seen.to(self.unet.dtype), F.pixel_shuffle(output, config.patch_size), embedding)
         output = output.float()
-        output = z + output if config.prediction_type == "epsilon" else output
+        if self.head is not None:
+            output = self.head(z, gamma.float(), output)
+        elif config.prediction_type == "epsilon":
+            output = z + output
         return UNet2DOutput(sample=output) if return_dict else (output,)
 
     @staticmethod
@@ -235,6 +244,45 @@ class VDMModel(ModelMixin, ConfigMixin):
         return model
 
 
+class MixtureHead(nn.Module):
+    """The noise that z holds by Bayes' rule, of pixels whose f has a distribution that a network says.
+
+    p(f) = pi_0 delta(f - f_0) + pi_255 delta(f - f_255) + sum_k pi_k N(f; mu_k, s_k^2), two atoms at the darkest and the brightest value
+    and K Gaussians. With z = alpha f + sigma eps and v_k = (alpha s_k)^2 + sigma^2 each part has the evidence N(z; alpha mu_k, v_k)
+    and E[eps | z, k] = sigma (z - alpha mu_k) / v_k. What noise is left for the network to tell itself is added.
+
+    A network need then not learn how far to trust a pixel at each noise level, and begins with the loss of independent pixels.
+    """
+
+    def __init__(self, in_channels: int, gaussians: int):
+        super().__init__()
+        parts = gaussians + 2
+        self.shape = (in_channels, parts)
+        # of each pixel value: logits of all parts, means and log deviations of the Gaussians, and a rest
+        self.channels = in_channels * (parts + 2 * gaussians + 1)
+        centres = torch.linspace(-1, 1, gaussians + 2)[1:-1]
+        self.logits = nn.Parameter(torch.zeros(parts))
+        self.means = nn.Parameter(centres)
+        self.log_deviations = nn.Parameter(torch.full((gaussians,), -1.0))
+
+    def forward(self, z: torch.Tensor, gamma: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """eps_hat, float32 (B, C, H, W), from z, gamma (B,) and what the network puts out, (B, channels, H, W)."""
+        channels, parts = self.shape
+        gaussians = parts - 2
+        output = output.unflatten(1, (channels, -1)).movedim(2, 0)
+        logits, means, log_deviations, rest = output.split([parts, gaussians, gaussians, 1])
+        side = (-1, 1, 1, 1, 1)
+        ends = means.new_tensor([-LAST_CENTRE, LAST_CENTRE]).view(side).expand(2, *z.shape)
+        means = torch.cat([ends, means + self.means.view(side)])
+        deviations = (log_deviations + self.log_deviations.view(side)).clamp(max=MOST_LOG_DEVIATION)
+        alpha, sigma = (torch.sigmoid(sign * gamma).sqrt().view(-1, 1, 1, 1) for sign in (-1, 1))
+        spread = torch.cat([torch.zeros_like(ends), (2 * deviations).exp()])
+        variance = alpha.square() * spread + sigma.square()
+        distance = z - alpha * means
+        evidence = logits + self.logits.view(side) - 0.5 * (variance.log() + distance.square() / variance)
+        return (evidence.softmax(0) * (distance / variance)).sum(0) * sigma + rest[0]
+
+
 class FinePath(nn.Module):
     """Residual convolutions at full resolution, which begin with what a UNet has found on patches."""
 
@@ -250,7 +298,9 @@ class FinePath(nn.Module):
         h = self.conv_in(seen) + found
         for block in self.blocks:
             h = block(h, embedding)
-        return self.conv_out(F.silu(self.norm(h)))
+        with torch.autocast(h.device.type, enabled=False):
+            # what is put out tells values apart, which bf16 cannot
+            return self.conv_out(F.silu(self.norm(h.float())).to(self.conv_out.weight.dtype))
 
 
 class FineBlock(nn.Module):
@@ -271,9 +321,13 @@ class FineBlock(nn.Module):
         return h + self.conv_2(F.silu(residual * (1 + scale) + shift))
 
 
-def _check(prediction_type: str, patch_size: int, sample_size: int | Sequence[int]) -> None:
+def _check(prediction_type: str, patch_size: int, sample_size: int | Sequence[int], mixture: int) -> None:
     if prediction_type not in PREDICTIONS:
         raise ValueError(f"prediction_type={prediction_type!r}: choose one of {', '.join(PREDICTIONS)}")
+    if mixture < 0 or (mixture and prediction_type != "epsilon"):
+        raise ValueError(
+            f"mixture={mixture} with prediction_type={prediction_type!r}: 0 or more Gaussians, and with epsilon alone"
+        )
     if not isinstance(sample_size, int):
         raise ValueError(f"sample_size={sample_size}: one number, the side of a square")
     if patch_size < 1 or sample_size % patch_size:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hfgen.core.errors import HfgenError, one_line
-from hfgen.models.configs import load_model_config
+from hfgen.models.configs import MadeFor, load_model_config
 from hfgen.models.modeling_hfgen_vdm import VDMModel
 from hfgen.models.noise_predictor import check_unet_fits
 
@@ -29,12 +29,23 @@ VDM_PRESETS: dict[str, dict[str, Any]] = {
     # 8x8, at full resolution
     "digits": {"gamma_features": 256, "unet_config": _unet([32], 2, 8)},
     # for a CPU: 28x28 as 14x14 patches and 7x7, a thin path at full resolution
-    "mnist": {"patch_size": 2, "unet_config": _unet([48, 64], 1, 8)},
+    "mnist": {"patch_size": 2, "mixture": 2, "unet_config": _unet([48, 64], 1, 8)},
     # for a GPU, without downsampling as published: 1.3 and 8.9 M parameters
     "mnist-gpu": {"unet_config": _unet([64], 4, 32)},
     "mnist-gpu-large": {"fourier_features": [6, 7], "unet_config": _unet([128], 8, 32, dropout=0.1)},
     # Kingma et al. 2021, appendix B: 32 blocks each way, 31 M parameters
+    "rgb-32": {"patch_size": 2, "unet_config": _unet([48, 64], 1, 8)},
     "cifar10": {"gamma": "fixed", "fourier_features": [6, 7], "unet_config": _unet([128], 32, 32, dropout=0.1)},
+}
+
+# "mnist" is for a CPU, and its patches of 2x2 take a side that can be halved twice, in grey and in colour
+VDMS_FOR = {
+    "digits": MadeFor(channels=1, side=8),
+    "mnist": MadeFor(channels=1, side=28, multiple=4),
+    "mnist-gpu": MadeFor(channels=1, side=28, default=False, gpu=True),
+    "mnist-gpu-large": MadeFor(channels=1, side=28, default=False, gpu=True),
+    "cifar10": MadeFor(channels=3, side=32, default=False, gpu=True),
+    "rgb-32": MadeFor(channels=3, side=32, multiple=4),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from hfgen.core.errors import HfgenError
-from hfgen.core.media import to_model_range, to_uint8
+from hfgen.core.media import to_uint8
 from hfgen.process import to_float64
 from hfgen.process.variational import (
     LEVELS,
@@ -23,9 +23,8 @@ from hfgen.process.variational import (
     step_weight,
 )
 
-# bins to either side of the true one whose mass counts where the noise of z_0 is narrow: 20 standard deviations at gamma = -9
-NEAR_BINS = 32
-NARROW_GAMMA = -9.0
+# the decoder's bins that count are within so many standard deviations of the noise of z_0, should gamma(0) rise by GAMMA_RISE
+NEAR, GAMMA_RISE = 14.0, 3.0
 Terms = dict[str, torch.Tensor]
 
 
@@ -127,16 +126,7 @@ class VDMLoss:
 
 def decoder_reach(gamma_0: float) -> int:
     """Bins to either side that a training need sum over, which begins with this gamma(0) and does not move it far."""
-    return NEAR_BINS if gamma_0 <= NARROW_GAMMA else LEVELS
-
-
-def check_8_bits(x: torch.Tensor) -> None:
-    """Raise `HfgenError` for images on [-1, 1] that are not value / 127.5 - 1 of 8-bit values: the decoder is one over these."""
-    if not x.isfinite().all():
-        raise HfgenError("images hold values that are not finite: pass 8-bit images, value / 127.5 - 1")
-    off = (to_model_range(to_uint8(x)) - x).abs().max().item()
-    if off > 1e-4:
-        raise HfgenError(f"images lie {off:.2g} beside value / 127.5 - 1 of 8-bit values: round them first")
+    return min(LEVELS, math.ceil(NEAR * math.exp((gamma_0 + GAMMA_RISE) / 2) * LEVELS / 2))
 
 
 def _scale_gradients(parts: tuple[torch.Tensor, ...], factor: torch.Tensor) -> None:

@@ -8,8 +8,6 @@ Source: Kingma et al. 2021, sections 3 and 4.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 
@@ -22,6 +20,11 @@ def bin_centres(values: torch.Tensor) -> torch.Tensor:
     """f of 8-bit values 0..255, exact, in float32 or in the floating-point type of `values`."""
     values = values if values.is_floating_point() else values.float()
     return (values - (LEVELS - 1) / 2) / (LEVELS / 2)
+
+
+def bin_values(f: torch.Tensor) -> torch.Tensor:
+    """The 8-bit values 0..255 whose bins f lies in, in the dtype of f."""
+    return (f * (LEVELS / 2) + (LEVELS - 1) / 2).round().clamp(0, LEVELS - 1)
 
 
 def alpha_sigma(gamma: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,17 +66,33 @@ def prior_nats(f: torch.Tensor, gamma_1: torch.Tensor) -> torch.Tensor:
 def decoder_nats(f: torch.Tensor, noise: torch.Tensor, gamma_0: torch.Tensor, *, reach: int = LEVELS) -> torch.Tensor:
     """-log p(value | z_0), (B,): a softmax over the bins of -1/2 ((z_0 / alpha_0 - f_v) e^(-gamma_0 / 2))^2.
 
-    `noise` is that of z_0. Only bins within `reach` of the true one are summed over; by default all are. Each pixel takes as many
-    numbers at once. Source: Kingma et al. 2021, section 3.3.
+    `noise` is that of z_0. Only bins within `reach` of the true one are summed over; by default all are. The gradient is that of
+    gamma_0, the one parameter. Source: Kingma et al. 2021, section 3.3.
     """
-    reach = min(reach, LEVELS - 1)
-    offsets = torch.arange(-reach, reach + 1, device=f.device)
-    places = (f * (LEVELS / 2) + (LEVELS - 1) / 2).round()[..., None] + offsets
-    # of the bins, in standard deviations from the true one: nothing cancels, however narrow the noise is
-    distances = offsets.to(noise.dtype) * (2 / LEVELS) * torch.exp(-gamma_0 / 2).to(noise.dtype)
-    logits = -0.5 * (noise[..., None] - distances).square()
-    logits = logits.masked_fill((places < 0) | (places >= LEVELS), -math.inf)
-    return (torch.logsumexp(logits, -1) + 0.5 * noise.square()).flatten(1).sum(1)
+    # bins are so many standard deviations of the noise apart: nothing cancels, however narrow it is
+    spacing = 2 / LEVELS * torch.exp(-gamma_0 / 2)
+    nats, slope = _softmax_nats(f, noise, spacing.detach().to(noise.dtype), min(reach, LEVELS - 1))
+    return nats.flatten(1).sum(1) + slope.flatten(1).sum(1) * (spacing - spacing.detach())
+
+
+@torch.no_grad()
+def _softmax_nats(
+    f: torch.Tensor, noise: torch.Tensor, spacing: torch.Tensor, reach: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """-log p(value | z_0) of each pixel and its derivative by `spacing`, as f.
+
+    Bin by bin, as the logits of all bins of all pixels would be hundreds of times the images. Those are written relative to that of
+    the true bin, which leaves k spacing (noise - k spacing / 2) for the one k bins above it, noise^2 / 2 at most.
+    """
+    below = bin_values(f)
+    others, slope = torch.zeros_like(noise), torch.zeros_like(noise)
+    for k in range(1, reach + 1):
+        for sign, there_is in ((1, below < LEVELS - k), (-1, below >= k)):
+            step = sign * k * spacing
+            odds = (noise - step / 2).mul_(step).exp_().mul_(there_is)
+            others += odds
+            slope += odds.mul_(noise - step).mul_(sign * k)
+    return torch.log1p(others), slope / (1 + others)
 
 
 def step_weight(gamma_s: torch.Tensor, gamma_t: torch.Tensor, num_steps: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,10 +14,15 @@ from safetensors.torch import load_file, save_file
 import hfgen
 from hfgen.cli.main import main
 from hfgen.cli.parser import parse_training_config
+from hfgen.core.errors import HfgenError
 from hfgen.core.history import read_history
+from hfgen.core.media import unit_to_uint8
+from hfgen.families.registry import get_family
+from hfgen.families.vdm.flags import VDMSampling
 from hfgen.models.modeling_hfgen_vdm import VDMModel
 from hfgen.pipelines.pipeline_hfgen_vdm import VDMPipeline, betas_of
 from hfgen.process import GaussianProcess
+from hfgen.process.variational import bin_centres
 from hfgen.trainer.train import train as train_from
 
 UNET = {
@@ -209,6 +215,53 @@ def test_it_loads_where_hfgen_cannot_be_imported(tmp_path):
     assert float(done.stdout.split()[-1]) == pytest.approx(ours.images.double().sum().item(), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "scheduler", [None, "ddpm", "sde-dpmsolver++", "dpmsolver++", "unipc", "ddim", "euler", "heun"]
+)
+def test_every_solver_draws_what_the_network_knows(scheduler):
+    """Of a network that knows all about pixels of N(0.2, 0.3^2), 4,096 of which have a mean within 0.02 and a deviation within 5 %."""
+    model, mean, deviation = pipeline(), 0.2, 0.3
+
+    def eps_hat(z, gamma, class_labels=None):
+        alpha, sigma = (torch.sigmoid(sign * gamma).sqrt().view(-1, 1, 1, 1) for sign in (-1, 1))
+        return SimpleNamespace(sample=sigma * (z - alpha * mean) / ((alpha * deviation) ** 2 + sigma**2))
+
+    model.vdm.forward = eps_hat
+    sampler = get_family("vdm").sampler(model, VDMSampling(scheduler=scheduler, steps=100))
+    images = sampler.draw(generators(*range(64)), 0)
+    f = 2 * images - 1
+    assert f.mean().item() == pytest.approx(mean, abs=0.02)
+    assert f.std().item() == pytest.approx(deviation, rel=0.05)
+
+
+def test_bin_centres_are_shown_as_their_values():
+    values = torch.arange(256)
+    assert torch.equal(unit_to_uint8((bin_centres(values) + 1) / 2), values.to(torch.uint8))
+
+
+def test_solvers_draw_classes_with_guidance(train):
+    out = train(class_conditional=True, label_column="label")
+    drawn = hfgen.sample(
+        out, num_images=4, scheduler="dpmsolver++", steps=3, class_labels=("7", "1"), guidance_scale=2.0
+    )
+    assert drawn.images.shape == (4, 1, 8, 8)
+    with pytest.raises(HfgenError, match="class label 12"):
+        hfgen.sample(out, num_images=4, scheduler="ddim", class_labels=("12",))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"eta": 0.5}, "eta: of ddim alone"),
+        ({"scheduler": "ddpm", "class_labels": ("1",)}, "told no classes"),
+        ({"scheduler": "ddim", "steps": 2000}, "num_inference_steps=2000"),
+    ],
+)
+def test_solvers_that_cannot_be_had_are_one_line(options, words):
+    with pytest.raises(HfgenError, match=words):
+        get_family("vdm").sampler(pipeline(), VDMSampling(**options))
+
+
 def test_a_plain_network_is_shared_as_a_stock_repository(tmp_path):
     model = pipeline(fourier_features=[], prediction_type="v_prediction")
     model.vdm.schedule.l3.data += torch.rand(16) * 3
@@ -224,10 +277,26 @@ def test_a_plain_network_is_shared_as_a_stock_repository(tmp_path):
     betas = torch.tensor(stock.scheduler.config.trained_betas, dtype=torch.float64)
     torch.testing.assert_close(GaussianProcess.from_betas(betas).gamma, gamma, rtol=1e-7, atol=1e-7)
     loaded = hfgen.load(tmp_path)
-    assert loaded.family.name == "ddpm"
+    assert loaded.family.name == "stock_vdm"
     for scheduler in ("ddim", "sde-dpmsolver++"):
         assert hfgen.sample(loaded, num_images=2, scheduler=scheduler, steps=4).images.shape == (2, 1, 8, 8)
     assert torch.equal(betas_of(gamma), betas)
+
+
+def test_a_stock_repository_has_the_bound_of_its_model(tmp_path):
+    """Equal but for the rounding of a float32 network: the table of its embedding against the embedding."""
+    model = pipeline(fourier_features=[], prediction_type="v_prediction")
+    model.vdm.schedule.l3.data += torch.rand(16) * 3
+    model.save_pretrained(tmp_path / "vdm")
+    model.to_ddpm(21).save_pretrained(tmp_path / "stock")
+    data = {"dataset_name": "digits", "split": "test", "max_images": 16, "evaluations": 320}
+    ours = hfgen.evaluate(tmp_path / "vdm", **data, bound_steps=20)
+    stock = hfgen.evaluate(tmp_path / "stock", **data)
+    assert stock.likelihood.facts["T"] == 20
+    assert stock.metrics.keys() == ours.metrics.keys()
+    for name, metric in ours.metrics.items():
+        assert stock.metrics[name].mean == pytest.approx(metric.mean, rel=1e-5), name
+        assert stock.metrics[name].standard_error == pytest.approx(metric.standard_error, rel=1e-4), name
 
 
 @pytest.mark.parametrize("changes", [{}, {"fourier_features": []}, {"patch_size": 2, "fourier_features": []}])

@@ -8,7 +8,7 @@ import torch
 from hfgen.core.errors import HfgenError
 from hfgen.core.media import to_model_range
 from hfgen.models.modeling_hfgen_vdm import NoiseSchedule
-from hfgen.objectives.vdm import VDMLoss, check_8_bits, decoder_reach
+from hfgen.objectives.vdm import VDMLoss, decoder_reach
 from hfgen.process.variational import bin_centres, decoder_nats, diffuse, noise_error, prior_nats
 
 DIMENSIONS = 16
@@ -219,13 +219,8 @@ def test_gradients_are_finite_under_bf16():
 def test_bad_input_is_one_line():
     with pytest.raises(HfgenError, match="vdm_num_steps=0"):
         loss_of(bent(), num_steps=0)
-    check_8_bits(to_model_range(images(2)))
-    with pytest.raises(HfgenError, match=r"beside value / 127\.5 - 1"):
-        check_8_bits(to_model_range(images(2)) + 0.003)
-    with pytest.raises(HfgenError, match="not finite"):
-        check_8_bits(torch.full((1, 1, 4, 4), math.nan))
 
 
 def test_a_narrow_decoder_needs_few_bins():
-    assert decoder_reach(-13.3) == 32
-    assert decoder_reach(-5.0) == 256
+    assert decoder_reach(-13.3) == 11
+    assert decoder_reach(-2.0) == 256

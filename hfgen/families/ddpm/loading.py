@@ -57,3 +57,8 @@ def is_labelled(folder: Path) -> bool:
     """Whether the network is told classes; `HfgenError` for a config that cannot be read."""
     config = read_json(folder / "unet" / "config.json")
     return config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None
+
+
+def family_name(folder: Path) -> str | None:
+    """The family that the scheduler's config names, where hfgen wrote it; `HfgenError` for a config that cannot be read."""
+    return read_json(folder / "scheduler" / "scheduler_config.json").get("_hfgen_family")

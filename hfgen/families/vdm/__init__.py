@@ -34,16 +34,29 @@ class VDM(Family):
 
         return load_pipeline(folder, index, variant)
 
+    def preset(self, shape):
+        from hfgen.models.configs import choose_preset
+        from hfgen.models.vdm_presets import VDMS_FOR
+
+        return choose_preset(VDMS_FOR, shape[0], shape[1])
+
+    def better_preset(self, name, shape, on_gpu):
+        from hfgen.models.configs import better_preset
+        from hfgen.models.vdm_presets import VDMS_FOR
+
+        return better_preset(VDMS_FOR, name, shape[0], shape[1], on_gpu)
+
     def model_config(self, config, pretrained):
         from hfgen.families.vdm.task import initial_config
 
-        return initial_config(config.model)
+        return initial_config(config.model, pretrained)
 
     def build(self, config, model_config, images, pretrained):
-        from hfgen.models.vdm_presets import build_vdm
+        from hfgen.families.vdm.task import initial_model
 
-        classes = len(self.class_names(config, images)) or None
-        return build_vdm(model_config, images.resolution, images.channels, classes)
+        return initial_model(
+            config.model, model_config, images, len(self.class_names(config, images)) or None, pretrained
+        )
 
     def class_names(self, config, images) -> list[str]:
         """Of the classes that the network is told; none without class_conditional. `HfgenError` where the images have none."""
@@ -63,15 +76,18 @@ class VDM(Family):
 
     def sampler(self, pipeline, options, compile=False):
         from hfgen.families.vdm.sampler import VDMSampler
+        from hfgen.families.vdm.solvers import solver_sampler
 
         if compile:
             raise HfgenError("compile: not for variational diffusion models, leave it out")
+        if options.scheduler is not None:
+            return solver_sampler(pipeline, options)
         return VDMSampler(pipeline, options)
 
     def likelihood(self, pipeline, data, settings):
         from hfgen.families.vdm.bound import evaluate_bound
 
-        return evaluate_bound(pipeline.vdm, data, settings)
+        return evaluate_bound(pipeline.vdm, data, settings, pipeline.class_names)
 
     def plot_likelihood(self, result, path):
         if result.likelihood is None or result.likelihood.terms is None:

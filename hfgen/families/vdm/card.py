@@ -6,6 +6,7 @@ from typing import Any
 
 from hfgen.core.markdown import escape_markdown
 from hfgen.families.base import Card
+from hfgen.families.bound_metrics import WITHHELD_NOTE
 from hfgen.families.words import image_words, parameter_words
 from hfgen.results import EvaluationResult
 
@@ -44,6 +45,7 @@ def vdm_card(pipeline: Any, name: str, results: EvaluationResult | None) -> Card
         ),
         usage=USAGE.format(name=name, first="class_labels=[0, 1] * 8" if names else "batch_size=16"),
         samples="Ancestral samples, not selected.",
+        results="" if not names or results is None or results.likelihood is None else WITHHELD_NOTE,
         limits=[] if results is not None else [unmeasured],
         tags=["vdm"],
         pictures={

@@ -29,7 +29,7 @@ def save_vdm_figures(
     vdm = pipeline.vdm
     paths = save_diffusion_figures(family, pipeline, out, seed, training)
     save_figure(gamma_figure(vdm.schedule, vdm.device), out / "gamma.png")
-    images = FirstImages(images=data.images, count=min(IMAGES, len(data.images)))
+    images = SomeImages(images=data.images, rows=data.some(IMAGES))
     bound = vdm_bound(
         predictor(vdm),
         vdm.schedule,
@@ -43,18 +43,18 @@ def save_vdm_figures(
 
 
 @dataclass(frozen=True, kw_only=True)
-class FirstImages:
-    """The first `count` of `images`."""
+class SomeImages:
+    """Some rows of `images`."""
 
     images: Images
-    count: int
+    rows: torch.Tensor
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.rows)
 
     def batches(self, rows: Iterable[torch.Tensor], /) -> Iterator[torch.Tensor]:
-        """As those of `images`."""
-        return self.images.batches(rows)
+        """As those of `images`, by their numbers among the rows."""
+        return self.images.batches(self.rows[part.cpu()] for part in rows)
 
 
 @torch.no_grad()

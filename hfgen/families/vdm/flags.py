@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from hfgen.configs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Range, at_least, flag
+from hfgen.configs.flags import BELOW_ONE, POSITIVE, Range, at_least, flag
+from hfgen.families.ddpm.flags import ClassConditionalSampling
 
 DEFAULT_STEPS = 250
 # the flag is also that of other diffusion models, with one range
@@ -20,9 +21,13 @@ class VDMFlags:
 
     _argument_group_name = "variational diffusion model"
 
-    model_config_name_or_path: str = flag(
-        "mnist",
-        "digits, mnist, mnist-gpu, mnist-gpu-large, cifar10, a config JSON of VDMModel, a folder or repository",
+    model_config_name_or_path: str | None = flag(
+        None,
+        "digits, mnist, mnist-gpu, mnist-gpu-large, rgb-32, cifar10, a config JSON of VDMModel, a folder or repository; none: "
+        "the preset of the images' size and channels",
+    )
+    pretrained_model_name_or_path: str | None = flag(
+        None, "folder or repository of a trained model to start from, instead of model_config_name_or_path"
     )
     gamma: Literal["fixed", "scalar", "network"] | None = flag(
         None, "-log SNR over t: a fixed line, a line whose ends are learned, a monotone network; none: the config's"
@@ -44,18 +49,8 @@ class VDMFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VDMSampling:
-    """How a variational diffusion model is sampled."""
-
-    steps: int | None = flag(None, "denoising steps; none: 250 of a variational diffusion model", range=POSITIVE)
-    class_labels: tuple[str, ...] | None = flag(
-        None, "classes of a class-conditional model, by number or name, in turn; none: all"
-    )
-    guidance_scale: float | None = flag(
-        None,
-        "w in out_u + w (out_c - out_u) of a class-conditional model; none: 1, no guidance; above: more typical",
-        range=NOT_NEGATIVE,
-    )
+class VDMSampling(ClassConditionalSampling):
+    """How a variational diffusion model is sampled: without a scheduler by its own ancestral steps."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,15 +12,25 @@ from hfgen.families.vdm.flags import DEFAULT_STEPS, VDMSampling
 from hfgen.pipelines.pipeline_hfgen_vdm import VDMPipeline
 
 
+def check_classes(pipeline: VDMPipeline, options: VDMSampling) -> None:
+    """Raise `HfgenError` for classes or guidance of a model that was told none."""
+    if not pipeline.class_names and (options.class_labels or options.guidance_scale is not None):
+        raise HfgenError("class_labels and guidance_scale: this model was told no classes, leave them out")
+
+
 class VDMSampler:
     """Draws by ancestral steps, image i of the class i, modulo their number, of those that are asked for.
 
-    Raises `HfgenError` for classes that the model was not told.
+    Raises `HfgenError` for classes that the model was not told, and for an eta.
     """
 
     fixed_batch = False
 
     def __init__(self, pipeline: VDMPipeline, options: VDMSampling):
+        if options.eta is not None:
+            raise HfgenError(
+                "eta: of ddim alone, and a variational diffusion model draws by ancestral steps: add --scheduler ddim"
+            )
         self.pipeline = copy.copy(pipeline)
         self.pipeline.set_progress_bar_config(disable=True)
         self.class_names: list[str] | None = pipeline.class_names or None
@@ -34,8 +44,7 @@ class VDMSampler:
 
     def _wanted(self, options: VDMSampling) -> list[int] | None:
         """The classes, None for a model of none."""
-        if self.class_names is None and (options.class_labels or options.guidance_scale is not None):
-            raise HfgenError("class_labels and guidance_scale: this model was told no classes, leave them out")
+        check_classes(self.pipeline, options)
         try:
             return self.pipeline.label_numbers(options.class_labels or self.class_names) if self.class_names else None
         except ValueError as error:

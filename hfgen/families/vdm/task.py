@@ -16,8 +16,10 @@ from hfgen.core.random import Stream, seeded
 from hfgen.data.batch import Batch, RandomSpec
 from hfgen.data.training_set import TrainingSet
 from hfgen.families.base import PREVIEWS, OneOptimizer, Terms
+from hfgen.families.model import Model
 from hfgen.families.vdm.flags import VDMFlags
-from hfgen.models.vdm_presets import load_vdm_config
+from hfgen.models.modeling_hfgen_vdm import VDMModel
+from hfgen.models.vdm_presets import build_vdm, load_vdm_config
 from hfgen.objectives.vdm import VDMLoss, decoder_reach
 from hfgen.pipelines.pipeline_hfgen_vdm import VDMPipeline
 
@@ -120,11 +122,36 @@ def make_task(config: TrainingConfig, module: Any, images: TrainingSet, class_na
     )
 
 
-def initial_config(model: VDMFlags) -> dict[str, Any]:
-    """The config to build: a preset's or a file's, with what the flags change of it; `HfgenError` for ends that are crossed."""
-    config = load_vdm_config(model.model_config_name_or_path)
+def initial_config(model: VDMFlags, pretrained: Model | None = None) -> dict[str, Any]:
+    """The config to build: a preset's, a file's, or that of a trained model, with what the flags change of it.
+
+    Empty where none of these is named. Raises `HfgenError` for ends that are crossed.
+    """
+    if pretrained is not None:
+        config = {k: v for k, v in pretrained.module.config.items() if not k.startswith("_")}
+    elif model.model_config_name_or_path is None:
+        config = {}
+    else:
+        config = load_vdm_config(model.model_config_name_or_path)
     config |= {name: getattr(model, name) for name in CHOSEN if getattr(model, name) is not None}
     low, high = config.get("gamma_min", -13.3), config.get("gamma_max", 5.0)
     if not low < high:
         raise HfgenError(f"gamma_min={low:g} is not below gamma_max={high:g}: gamma increases with t, swap them")
     return config
+
+
+def initial_model(
+    model: VDMFlags, config: dict[str, Any], images: TrainingSet, num_classes: int | None, pretrained: Model | None
+) -> VDMModel:
+    """A new model, or one with the weights of a trained one; `HfgenError` where these do not fit the images and flags."""
+    vdm = build_vdm(config, images.resolution, images.channels, num_classes)
+    if pretrained is None:
+        return vdm
+    try:
+        vdm.load_state_dict(pretrained.module.state_dict())
+    except RuntimeError as error:
+        raise HfgenError(
+            f"pretrained_model_name_or_path={model.pretrained_model_name_or_path!r} has weights of other shapes than the "
+            "images and flags ask for: leave --gamma and the number of classes as they are there"
+        ) from error
+    return vdm
