@@ -13,9 +13,11 @@ from hfgen.families.base import Family
 # of two that claim the same repository the first has it
 FAMILIES: dict[str, str] = {
     "vae": "hfgen.families.vae:VAE",
+    "mhvae": "hfgen.families.mhvae:MHVAE",
     "class_conditional_ddpm": "hfgen.families.class_conditional_ddpm:ClassConditionalDDPM",
     "vdm": "hfgen.families.vdm:VDM",
     "ddpm": "hfgen.families.ddpm:DDPM",
+    "stock_vdm": "hfgen.families.vdm.stock:StockVDM",
     "labelled_ddpm": "hfgen.families.labelled_ddpm:LabelledDDPM",
     "stock": "hfgen.families.stock:Stock",
 }

@@ -157,7 +157,7 @@ def _check_config(place: Path, config: Mapping[str, Any], where: str, image: boo
     for key in COUNTS:
         of_scheduler = "sample_size" not in config and key == "num_train_timesteps"
         may_be_none = key not in NEEDED and not of_scheduler
-        if key in config and not _is_count(config[key], may_be_none):
+        if key in config and not _is_count(config[key], may_be_none, may_be_empty=key == "hidden_sizes"):
             raise refuse(key, "not a whole number of 1 or more")
     for key in NUMBERS:
         if isinstance(config.get(key, 0.0), bool) or not isinstance(config.get(key, 0.0), (int, float)):
@@ -200,11 +200,11 @@ def _check_area(config: Mapping[str, Any], where: str) -> None:
     )
 
 
-def _is_count(value: Any, may_be_none: bool) -> bool:
+def _is_count(value: Any, may_be_none: bool, may_be_empty: bool = False) -> bool:
     if value is None:
         return may_be_none
-    if isinstance(value, list):
-        return bool(value) and all(_is_count(part, may_be_none=False) for part in value)
+    if isinstance(value, list):  # of lists too: the layers of each of several networks
+        return (bool(value) or may_be_empty) and all(_is_count(part, False, may_be_empty) for part in value)
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 

@@ -1,12 +1,12 @@
-"""A VAE's bounds on log p(x), streamed over images and importance samples."""
+"""Bounds on log p(x) of VAEs of one layer of latents or of a chain of them, streamed over images and importance samples."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from tqdm.auto import tqdm
@@ -19,6 +19,7 @@ from hfgen.core.resume import SAVE_SECONDS, Resumable
 from hfgen.likelihood.images import Images, check_not_empty
 
 SAMPLES_AT_ONCE = 500
+ACTIVE = 0.01
 VALUES_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
 
 
@@ -36,14 +37,14 @@ class PixelLikelihood(Protocol):
 
 
 class DiagonalPosterior(Protocol):
-    """q(z|x), a Gaussian with a diagonal covariance; its moments are (B, latent_size)."""
+    """q(z|x), a Gaussian with a diagonal covariance; its moments are (..., latent_size)."""
 
     mean: torch.Tensor
     std: torch.Tensor
     logvar: torch.Tensor
 
     def kl(self) -> torch.Tensor:
-        """KL(q(z|x) || N(0, I)) in nats, (B,)."""
+        """KL(q(z|x) || N(0, I)) in nats, (...)."""
 
 
 class Encoded(Protocol):
@@ -53,15 +54,19 @@ class Encoded(Protocol):
 
 
 class VariationalAutoencoder(Protocol):
-    """`MLPVAE`, `ConvVAE`, or what takes their place."""
+    """`MLPVAE`, `ConvVAE`, or what takes their place.
+
+    One with several layers of latents has `latent_sizes` too, and `posterior(t, z)`, which is q(z_t|z_{t-1}) of z_{t-1}
+    (S, B, size), and `prior(t, z)`, p(z_t|z_{t+1}) of z_{t+1}: both have a mean, std and logvar.
+    """
 
     likelihood: PixelLikelihood
 
     def encode(self, x: torch.Tensor, /) -> Encoded:
-        """q(z|x) of images (B, C, H, W) in [-1, 1]."""
+        """q(z_1|x) of images (B, C, H, W) in [-1, 1]."""
 
     def decode_outputs(self, z: torch.Tensor, /) -> torch.Tensor:
-        """What `likelihood` takes, from z (S, B, latent_size)."""
+        """What `likelihood` takes, from z_1 (S, B, latent_size)."""
 
 
 @dataclass(frozen=True)
@@ -69,22 +74,41 @@ class VAEBounds:
     """Means over images, in nats per image, with their standard errors.
 
     Attributes:
-        num_samples: k, samples of q(z|x) for each image.
-        values: float64 (N, 4) on the CPU, for each image the terms that `NAMES` lists.
+        num_samples: k, samples of q for each image.
+        values: float64 (N, len(names)) on the CPU, for each image the terms that `names` lists.
+        unit_variances: float64 (sum of the layers' sizes,), Var_x of E_q[mean of q] for each latent, layer by layer. Burda et al.
+            2016, appendix C, call a unit active above 0.01.
+        latent_sizes: of each layer.
     """
 
     num_samples: int
     values: torch.Tensor = field(repr=False)
+    unit_variances: torch.Tensor = field(repr=False)
+    latent_sizes: tuple[int, ...]
     NAMES: ClassVar[tuple[str, ...]] = ("reconstruction", "kl", "negative_elbo", "negative_iw_bound")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """`NAMES`, and of several layers the KL of each, "kl_1" to "kl_T"; they sum to "kl"."""
+        return *self.NAMES, *_layer_names(len(self.latent_sizes))
+
     def mean(self, name: str) -> float:
-        """Over images, of one of `NAMES`."""
-        return self.values[:, self.NAMES.index(name)].mean().item()
+        """Over images, of one of `names`."""
+        return self.values[:, self.names.index(name)].mean().item()
 
     def standard_error(self, name: str) -> float:
         """Of the mean, over images; nan for a single image."""
-        column = self.values[:, self.NAMES.index(name)]
+        column = self.values[:, self.names.index(name)]
         return (column.std() / math.sqrt(len(column))).item()
+
+    @property
+    def active_units(self) -> tuple[int, ...]:
+        """How many latents of each layer are active."""
+        return tuple(int((part > ACTIVE).sum()) for part in self.unit_variances.split(self.latent_sizes))
+
+
+def _layer_names(layers: int) -> tuple[str, ...]:
+    return tuple(f"kl_{layer}" for layer in range(1, layers + 1)) if layers > 1 else ()
 
 
 @torch.no_grad()
@@ -99,14 +123,15 @@ def vae_bounds(
 ) -> VAEBounds:
     """The terms of the bound and the importance-weighted bound with k = `num_samples`.
 
-    -log p(x) <= E[-log 1/k sum_l p(x, z_l) / q(z_l|x)] <= E_q[-log p(x|z)] + KL(q(z|x) || p(z)): the
+    -log p(x) <= E[-log 1/k sum_l p(x, z_l) / q(z_l|x)] <= E_q[-log p(x|z_1)] + KL(q(z|x) || p(z)): the
     negative importance-weighted bound, and the negative ELBO with its KL in closed form and its first term as the mean
-    over the same k samples. Pixels are binarised where the likelihood wants it, each image once. The noise of image i
+    over the same k samples. Of a chain z is all layers; the KL of each is a mean over the samples too, with what of it has a
+    closed form. Pixels are binarised where the likelihood wants it, each image once. The noise of image i
     is a function of (seed, i) alone: neither `batch_size` nor the order of evaluation matters but for rounding. Memory
-    grows with `batch_size`, not with the images or k.
+    grows with `batch_size`, not with k, and with the images by a few numbers of each.
 
     Args:
-        vae: `MLPVAE` or `ConvVAE`, on the device of `images`.
+        vae: a model of `hfgen.models`, on the device of `images`.
         images: 8-bit, such as `ImagesInMemory` or `ImagesStreamed`.
         num_samples: k.
         seed: of the noise and of pixels that are binarised.
@@ -121,58 +146,107 @@ def vae_bounds(
         if value < least:
             raise HfgenError(f"{name}={value}: use {least} or more")
     check_not_empty(images)
-    resumable = resumable or Resumable(None)
-    values = (resumable.load("vae") or {"values": torch.zeros(0, len(VAEBounds.NAMES), dtype=torch.float64)})["values"]
+    resumable, sizes = resumable or Resumable(None), _latent_sizes(vae)
+    columns = len(VAEBounds.NAMES) + len(_layer_names(len(sizes)))
+    kept = resumable.load("bounds") or {
+        "values": torch.zeros(0, columns, dtype=torch.float64),
+        "units": torch.zeros(2, sum(sizes), dtype=torch.float64),
+    }
     rows: Sequence[torch.Tensor] = ()
-    if len(values) < len(images):
-        rows = torch.arange(len(values), len(images)).split(batch_size)
+    if len(kept["values"]) < len(images):
+        rows = torch.arange(len(kept["values"]), len(images)).split(batch_size)
     saved_at = time.monotonic()
-    with tqdm(total=len(images), initial=len(values), desc="evaluating", unit="image") as bar:
+    with tqdm(total=len(images), initial=len(kept["values"]), desc="evaluating", unit="image") as bar:
         for batch, pixels in zip(rows, images.batches(rows), strict=True):
-            found = _batch_bounds(vae, to_model_range(pixels), batch, num_samples, seed).cpu()
-            values = torch.cat([values, found])
+            values, means = (
+                part.cpu() for part in _batch_bounds(vae, to_model_range(pixels), batch, num_samples, seed)
+            )
+            units = torch.stack([means.sum(0), means.square().sum(0)])
+            kept = {"values": torch.cat([kept["values"], values]), "units": kept["units"] + units}
             if time.monotonic() - saved_at > SAVE_SECONDS:
-                resumable.save("vae", {"values": values})
+                resumable.save("bounds", kept)
                 saved_at = time.monotonic()
             bar.update(len(batch))
-    return VAEBounds(num_samples, values)
+    first, second = kept["units"] / len(images)
+    return VAEBounds(num_samples, kept["values"], (second - first.square()).clamp(min=0), sizes)
+
+
+def _latent_sizes(vae: Any) -> tuple[int, ...]:
+    """Of each layer; a VAE has one."""
+    return getattr(vae, "latent_sizes", None) or (vae.config.latent_size,)
 
 
 def _batch_bounds(
     vae: VariationalAutoencoder, x: torch.Tensor, rows: torch.Tensor, num_samples: int, seed: int
-) -> torch.Tensor:
-    """The four terms of each image, float64 (B, 4)."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The terms of each image, float64 (B, names), and the means of q in its latents, float64 (B, sum of the sizes)."""
     generators = [seeded(x.device, seed, Stream.EVALUATION, int(row)) for row in rows]
     kind, uniform = vae.likelihood.binarization, x.new_empty(0)
     if kind == "dynamic":
         uniform = torch.stack([torch.rand(x[0].numel(), generator=g, device=x.device) for g in generators])
     x = binarize(kind, x, uniform, rows, (seed, Stream.EVALUATION))
-    posterior = vae.encode(x).latent_dist
+    posterior, sizes = vae.encode(x).latent_dist, _latent_sizes(vae)
     log_weight = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     log_likelihood = torch.zeros_like(log_weight)
+    kls, means = log_weight.new_zeros(len(sizes), len(x)), log_weight.new_zeros(len(x), sum(sizes))
     for first in range(0, num_samples, SAMPLES_AT_ONCE):
         count = min(SAMPLES_AT_ONCE, num_samples - first)
-        noise = torch.stack([_normal(g, posterior.mean, count) for g in generators], dim=1)
-        log_p_x, log_ratio = _log_terms(vae, x, posterior, noise)
-        log_likelihood += log_p_x.sum(0)
-        log_weight = torch.logaddexp(log_weight, torch.logsumexp(log_p_x - log_ratio, 0))
-    reconstruction, kl = -log_likelihood / num_samples, posterior.kl().double()
-    return torch.stack([reconstruction, kl, reconstruction + kl, math.log(num_samples) - log_weight], dim=1)
+        noise = torch.stack([_normal(g, posterior.mean, count, sum(sizes)) for g in generators], dim=1)
+        for part in _log_terms(vae, x, posterior, noise):
+            log_likelihood += part.log_likelihood.sum(0)
+            log_weight = torch.logaddexp(log_weight, torch.logsumexp(part.log_likelihood - part.log_ratio, 0))
+            kls += part.kls.sum(1)
+            means += part.means.sum(0)
+    reconstruction, kls, means = -log_likelihood / num_samples, kls / num_samples, means / num_samples
+    kl = kls.sum(0)
+    terms = [reconstruction, kl, reconstruction + kl, math.log(num_samples) - log_weight]
+    return torch.stack([*terms, *(kls if len(sizes) > 1 else ())], dim=1), means
 
 
-def _normal(generator: torch.Generator, like: torch.Tensor, count: int) -> torch.Tensor:
-    """(count, latent_size), the first of SAMPLES_AT_ONCE: another k then begins with the same samples."""
-    size = (SAMPLES_AT_ONCE, like.shape[1])
-    return torch.randn(size, generator=generator, device=like.device, dtype=like.dtype)[:count]
+def _normal(generator: torch.Generator, like: torch.Tensor, count: int, size: int) -> torch.Tensor:
+    """(count, size), the first of SAMPLES_AT_ONCE: another k then begins with the same samples."""
+    return torch.randn((SAMPLES_AT_ONCE, size), generator=generator, device=like.device, dtype=like.dtype)[:count]
 
 
-def _log_terms(
-    vae: VariationalAutoencoder, x: torch.Tensor, posterior: DiagonalPosterior, noise: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """log p(x|z) and log q(z|x) - log p(z), float64 (S, B), at z = mean + std * noise, noise (S, B, latent_size)."""
-    z = posterior.mean + posterior.std * noise
+class _LogTerms(NamedTuple):
+    """Of S samples of the chain for each of B images, in float64.
+
+    log p(x|z_1) and log q(z|x) - log p(z) of all layers, (S, B); each layer's KL as far as it has a closed form, (T, S, B); the
+    means of q, (S, B, sum of the sizes).
+    """
+
+    log_likelihood: torch.Tensor
+    log_ratio: torch.Tensor
+    kls: torch.Tensor
+    means: torch.Tensor
+
+
+def _log_terms(vae: Any, x: torch.Tensor, posterior: DiagonalPosterior, noise: torch.Tensor) -> Iterator[_LogTerms]:
+    """The terms of as many samples at a time as the decoder's outputs have room for, noise (S, B, sum of the sizes)."""
     values = x[0].numel() * vae.likelihood.channels * len(x)
     at_once = max(1, VALUES_AT_ONCE.get(x.device.type, 2**20) // values)
-    log_p_x = torch.cat([vae.likelihood.log_prob(x, vae.decode_outputs(part)) for part in z.split(at_once)])
-    log_ratio = 0.5 * (z.double().square() - noise.double().square() - posterior.logvar.double()).sum(-1)
-    return log_p_x.double(), log_ratio
+    for part in noise.split(at_once):
+        yield _chain_terms(vae, x, posterior, part.split(_latent_sizes(vae), dim=-1))
+
+
+def _chain_terms(vae: Any, x: torch.Tensor, posterior: DiagonalPosterior, noises: Sequence[torch.Tensor]) -> _LogTerms:
+    q: Any = posterior
+    z = first = q.mean + q.std * noises[0]
+    ratios, kls, means = [], [], []
+    for layer, noise in enumerate(noises, 1):
+        logvar, above, z_above = q.logvar.double(), None, z
+        if layer < len(noises):
+            above = vae.posterior(layer + 1, z)
+            z_above = above.mean + above.std * noises[layer]
+            prior = vae.prior(layer, z_above)
+            distance = (z.double() - prior.mean.double()).square() * (-prior.logvar.double()).exp()
+            surprise = distance + prior.logvar.double()
+            kl = 0.5 * (surprise - 1 - logvar).sum(-1)
+        else:
+            surprise, kl = z.double().square(), q.kl().double()
+        ratios.append(0.5 * (surprise - noise.double().square() - logvar).sum(-1))
+        kls.append(kl.expand(noise.shape[:2]))
+        means.append(q.mean.double().expand(noise.shape))
+        q, z = above, z_above
+    log_likelihood = vae.likelihood.log_prob(x, vae.decode_outputs(first)).double()
+    return _LogTerms(log_likelihood, sum(ratios), torch.stack(kls), torch.cat(means, dim=-1))

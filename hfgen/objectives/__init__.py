@@ -5,11 +5,13 @@ from hfgen.objectives.times import TIMES, ImportanceTimes, StratifiedTimes, Unif
 from hfgen.objectives.variational import (
     SGVBA,
     SGVBB,
+    DReG,
     ImportanceWeighted,
     LatentVariableModel,
     PixelLikelihood,
     ScoreFunction,
     kl_weight,
+    layer_terms,
     log_ratio,
 )
 from hfgen.objectives.weights import WEIGHTS, min_snr, on_prediction
@@ -19,6 +21,7 @@ __all__ = [
     "SGVBB",
     "TIMES",
     "WEIGHTS",
+    "DReG",
     "DiffusionLoss",
     "ImportanceTimes",
     "ImportanceWeighted",
@@ -28,6 +31,7 @@ __all__ = [
     "StratifiedTimes",
     "UniformTimes",
     "kl_weight",
+    "layer_terms",
     "log_ratio",
     "min_snr",
     "on_prediction",

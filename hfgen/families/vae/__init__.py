@@ -30,18 +30,24 @@ class VAE(Family):
         return ("vae/config.json", "vae/diffusion_pytorch_model*.safetensors")
 
     def load(self, folder, index, variant):
-        from hfgen.core.files import read_json
-        from hfgen.models.vae_presets import VAE_CLASSES, check_vae_fits
+        from hfgen.families.vae.loading import check_builds
+        from hfgen.models.vae_presets import VAE_CLASSES
         from hfgen.pipelines import VAEPipeline
 
-        config = read_json(folder / "vae" / "config.json")
-        kind = VAE_CLASSES.get(config.get("_class_name"))
-        if kind is not None:
-            try:
-                check_vae_fits(kind, {k: v for k, v in config.items() if not k.startswith("_") and k != "auto_map"})
-            except HfgenError as error:
-                raise HfgenError(f"{folder} cannot be loaded: {error}") from error
+        check_builds(folder, VAE_CLASSES)
         return VAEPipeline.from_pretrained(folder, use_safetensors=True, variant=variant)
+
+    def preset(self, shape):
+        from hfgen.models.configs import choose_preset
+        from hfgen.models.vae_presets import VAES_FOR
+
+        return choose_preset(VAES_FOR, shape[0], shape[1])
+
+    def better_preset(self, name, shape, on_gpu):
+        from hfgen.models.configs import better_preset
+        from hfgen.models.vae_presets import VAES_FOR
+
+        return better_preset(VAES_FOR, name, shape[0], shape[1], on_gpu)
 
     def model_config(self, config, pretrained):
         from hfgen.families.vae.training import check_objective, initial_config
@@ -55,17 +61,10 @@ class VAE(Family):
         return initial_model(config.model, model_config, images, pretrained)
 
     def task(self, config, module, images):
-        from hfgen.families.vae.training import OBJECTIVES, VAETask, check_samples_fit
+        from hfgen.families.vae.training import make_task
+        from hfgen.pipelines import VAEPipeline
 
-        check_samples_fit(config, module, images.shape)
-        return VAETask(
-            objective=OBJECTIVES[config.model.objective](module.likelihood),
-            image_shape=images.shape,
-            latent_size=module.config.latent_size,
-            num_latent_samples=config.model.num_latent_samples,
-            kl_warmup_steps=config.model.kl_warmup_steps,
-            seed=config.optimization.seed,
-        )
+        return make_task(config, module, images.shape, (module.config.latent_size,), VAEPipeline)
 
     def sampler(self, pipeline, options, compile=False):
         from hfgen.families.vae.sampler import VAESampler

@@ -8,7 +8,7 @@ from typing import Any
 
 from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.families.base import LikelihoodSettings
-from hfgen.likelihood import vae_bounds
+from hfgen.likelihood import VAEBounds, vae_bounds
 from hfgen.results import LikelihoodResult, Metric
 
 BATCH = 20
@@ -16,7 +16,7 @@ ROLES = {"negative_elbo": "bound", "negative_iw_bound": "importance-weighted bou
 
 
 def evaluate_bounds(vae: Any, data: EvaluationImages, settings: LikelihoodSettings) -> LikelihoodResult:
-    """The ELBO, its terms and the importance-weighted bound, with standard errors over images.
+    """The ELBO, its terms, of several layers the KL of each, and the importance-weighted bound, with standard errors over images.
 
     They are called bounds on an NLL only where the likelihood is one of discrete data; 8-bit likelihoods come in bits/dim too.
     Errors as `vae_bounds`.
@@ -34,6 +34,7 @@ def evaluate_bounds(vae: Any, data: EvaluationImages, settings: LikelihoodSettin
     names = {
         "reconstruction": "reconstruction, -E log p(x|z)",
         "kl": "KL(q(z|x) || p(z))",
+        **_layer_names(bounds),
         "negative_elbo": _bound_name("-ELBO", likelihood),
         "negative_iw_bound": _bound_name(f"importance-weighted bound, k = {k}", likelihood),
     }
@@ -54,10 +55,25 @@ def evaluate_bounds(vae: Any, data: EvaluationImages, settings: LikelihoodSettin
         quantity=likelihood.quantity,
         likelihood=config.likelihood,
         how=f"{k:,} samples an image",
-        facts={"iw_samples": k},
+        facts={"iw_samples": k, **_by_layer(bounds)},
         metrics=metrics,
         seconds=time.perf_counter() - start,
     )
+
+
+def _layer_names(bounds: VAEBounds) -> dict[str, str]:
+    """Of several layers the KL of each, with how many of its latents are active."""
+    layers = zip(bounds.names[len(bounds.NAMES) :], bounds.active_units, bounds.latent_sizes, strict=False)
+    return {
+        name: f"KL of layer {layer} ({active} of {size} latents active)"
+        for layer, (name, active, size) in enumerate(layers, 1)
+    }
+
+
+def _by_layer(bounds: VAEBounds) -> dict[str, Any]:
+    if len(bounds.latent_sizes) == 1:
+        return {}
+    return {"latents": list(bounds.latent_sizes), "active_units": list(bounds.active_units)}
 
 
 def _bound_name(name: str, likelihood: Any) -> str:

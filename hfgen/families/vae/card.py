@@ -13,6 +13,7 @@ LIKELIHOODS = {
     "bernoulli_grey": "Bernoulli cross-entropy of grey pixels (a pseudo-likelihood)",
     "gaussian": "Gaussian density of pixels",
     "discretized_logistic": "discretised logistic likelihood of 8-bit pixels",
+    "discretized_logistic_rgb": "discretised logistic likelihood of 8-bit pixels, whose colours go together",
     "categorical": "categorical likelihood of 8-bit pixels",
 }
 PICTURES = {

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import ImagePipelineOutput
 from sklearn.decomposition import PCA
 
 from hfgen.core.media import image_grid, save_png, unit_to_uint8
@@ -26,52 +29,57 @@ def save_vae_figures(pipeline: VAEPipeline, data: EvaluationImages, out: Path, s
     of q(z|x) by label; the first two principal components of more than two), manifold.png (20x20, two latents only).
     """
     written = [
-        _save_grid(out / "samples.png", _samples(pipeline, seed)),
-        _save_grid(out / "reconstructions.png", _pairs(pipeline, data), columns=min(COLUMNS, len(data.images))),
-        _save_scatter(out / "latents.png", pipeline, data),
+        save_grid(out / "samples.png", samples_of(pipeline, seed)),
+        save_grid(out / "reconstructions.png", pairs(pipeline, data), columns=min(COLUMNS, len(data.images))),
+        save_scatter(out / "latents.png", data, lambda pixels: pipeline.encode(pixels).mean),
     ]
     if len(data.images) > 1:
-        written.append(_save_grid(out / "interpolations.png", _walks(pipeline, data), columns=STEPS))
+        written.append(save_grid(out / "interpolations.png", _walks(pipeline, data), columns=STEPS))
     if pipeline.vae.config.latent_size == 2:
-        grid = _pixels(pipeline.manifold(MANIFOLD, output_type="pt"))
-        written.append(_save_grid(out / "manifold.png", grid, columns=MANIFOLD, scale=1 if grid.shape[-1] >= 28 else 4))
+        grid = pixels_of(pipeline.manifold(MANIFOLD, output_type="pt"))
+        written.append(save_grid(out / "manifold.png", grid, columns=MANIFOLD, scale=1 if grid.shape[-1] >= 28 else 4))
     return written
 
 
-def _samples(pipeline, seed):
-    return _pixels(pipeline(64, seeded(pipeline.device, seed, Stream.SAMPLES), output_type="pt"))
+def samples_of(pipeline: Any, seed: int) -> torch.Tensor:
+    """64 means of p(x|z), z drawn from the model; uint8 (64, C, H, W)."""
+    return pixels_of(pipeline(64, seeded(pipeline.device, seed, Stream.SAMPLES), output_type="pt"))
 
 
-def _pairs(pipeline, data):
-    """Rows of images, each followed by the row of their reconstructions."""
-    images = _first(data, PAIRS)
-    reconstructed = _pixels(pipeline.reconstruct(images, output_type="pt"))
+def pairs(pipeline: Any, data: EvaluationImages) -> torch.Tensor:
+    """Rows of images, each followed by the row of their reconstructions; uint8 (N, C, H, W)."""
+    images = some_images(data, PAIRS)
+    reconstructed = pixels_of(pipeline.reconstruct(images, output_type="pt"))
     rows = zip(images.cpu().split(COLUMNS), reconstructed.split(COLUMNS), strict=True)
     return torch.cat([part for pair in rows for part in pair])
 
 
 def _walks(pipeline, data):
-    images = _first(data, 2 * WALKS)
+    images = some_images(data, 2 * WALKS)
     half = len(images) // 2
-    return _pixels(pipeline.interpolate(images[:half], images[half : 2 * half], STEPS, output_type="pt"))
+    return pixels_of(pipeline.interpolate(images[:half], images[half : 2 * half], STEPS, output_type="pt"))
 
 
-def _first(data, count):
-    return next(data.images.batches([torch.arange(min(count, len(data.images)))]))
+def some_images(data: EvaluationImages, count: int) -> torch.Tensor:
+    """`count` images to show for all, or all that there are; uint8 (N, C, H, W)."""
+    return next(data.images.batches([data.some(count)]))
 
 
-def _pixels(output):
+def pixels_of(output: ImagePipelineOutput) -> torch.Tensor:
+    """What a pipeline returns as "pt" as uint8 on the CPU."""
     return unit_to_uint8(output.images).cpu()
 
 
-def _save_grid(path: Path, images: torch.Tensor, columns: int | None = None, scale: int | None = None) -> Path:
+def save_grid(path: Path, images: torch.Tensor, columns: int | None = None, scale: int | None = None) -> Path:
+    """Write images as a grid; returns the path."""
     save_png(image_grid(images, columns, scale), path)
     return path
 
 
-def _save_scatter(path: Path, pipeline: VAEPipeline, data: EvaluationImages) -> Path:
-    rows = torch.arange(min(SCATTERED, len(data.images))).split(500)
-    means = torch.cat([pipeline.encode(pixels).mean.cpu() for pixels in data.images.batches(rows)]).numpy()
+def save_scatter(path: Path, data: EvaluationImages, means_of: Callable[[torch.Tensor], torch.Tensor]) -> Path:
+    """Write a scatter of the means of q, which `means_of` makes of uint8 images, by class; returns the path."""
+    rows = data.some(SCATTERED)
+    means = torch.cat([means_of(pixels).cpu() for pixels in data.images.batches(rows.split(500))]).numpy()
     axis = "z_{}"
     if means.shape[1] > 2 and len(means) > 1:
         pca = PCA(2).fit(means)
@@ -83,7 +91,7 @@ def _save_scatter(path: Path, pipeline: VAEPipeline, data: EvaluationImages) -> 
     if data.labels is None:
         axes.scatter(means[:, 0], y, s=size, alpha=0.5, linewidths=0)
     else:
-        labels = data.labels[: len(means)].numpy()
+        labels = data.labels[rows].numpy()
         for label, name in enumerate(data.class_names):
             chosen = labels == label
             axes.scatter(

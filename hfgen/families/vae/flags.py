@@ -8,28 +8,24 @@ from typing import Literal
 from hfgen.configs.flags import NOT_NEGATIVE, POSITIVE, flag
 
 LikelihoodName = Literal[
-    "bernoulli", "bernoulli_static", "bernoulli_grey", "gaussian", "discretized_logistic", "categorical"
+    "bernoulli",
+    "bernoulli_static",
+    "bernoulli_grey",
+    "gaussian",
+    "discretized_logistic",
+    "discretized_logistic_rgb",
+    "categorical",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAEFlags:
-    """The flags of train_vae.py that are a VAE's own."""
+class VariationalFlags:
+    """The flags of all VAEs, of one layer of latents or of several."""
 
-    _argument_group_name = "VAE"
-
-    model_config_name_or_path: str = flag(
-        "mnist-50d",
-        "digits, mnist-2d, mnist-50d, mnist-grey, mnist-conv, a config JSON of MLPVAE or ConvVAE, a folder or repository",
-    )
-    pretrained_model_name_or_path: str | None = flag(
-        None, "folder or repository of a trained VAE pipeline to start from, instead of model_config_name_or_path"
-    )
-    latent_size: int | None = flag(None, "dimensions of z; none: the config's", range=POSITIVE)
     likelihood: LikelihoodName | None = flag(
         None,
         "p(x|z); bernoulli binarises the pixels anew at each use, bernoulli_static once, bernoulli_grey not at all (a "
-        "pseudo-likelihood); none: the config's",
+        "pseudo-likelihood), discretized_logistic_rgb is of images of 3 channels; none: the config's",
     )
     gaussian_variance: float | None = flag(
         None, "variance of the gaussian likelihood; none: the config's, or learned", range=POSITIVE
@@ -39,15 +35,35 @@ class VAEFlags:
         "keep the mean of q(z|x) within this distance of 0; 0: no bound; none: the config's",
         range=NOT_NEGATIVE,
     )
-    objective: Literal["sgvb_b", "sgvb_a", "iw", "score_function", "score_function_no_baseline"] = flag(
-        "sgvb_b",
-        "bound with analytic KL, bound all by Monte Carlo, importance-weighted bound, score-function gradient with or "
-        "without baseline",
-    )
     num_latent_samples: int = flag(
         1, "samples of q(z|x) per image: L, or k of the importance-weighted bound", range=POSITIVE
     )
     kl_warmup_steps: int = flag(0, "optimizer steps in which the weight of the KL term grows to 1", range=NOT_NEGATIVE)
+    free_bits: float = flag(
+        0.0, "nats that the KL of a layer of latents counts for at least, image by image", range=NOT_NEGATIVE
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEFlags(VariationalFlags):
+    """The flags of train_vae.py that are a VAE's own."""
+
+    _argument_group_name = "VAE"
+
+    model_config_name_or_path: str | None = flag(
+        None,
+        "digits, mnist-2d, mnist-50d, mnist-grey, mnist-conv, grey-32, grey-64, grey-128, rgb-28, rgb-32, rgb-64, rgb-128, a "
+        "config JSON of MLPVAE or ConvVAE, a folder or repository; none: the preset of the images' size and channels",
+    )
+    pretrained_model_name_or_path: str | None = flag(
+        None, "folder or repository of a trained VAE pipeline to start from, instead of model_config_name_or_path"
+    )
+    latent_size: int | None = flag(None, "dimensions of z; none: the config's", range=POSITIVE)
+    objective: Literal["sgvb_b", "sgvb_a", "iw", "dreg", "score_function", "score_function_no_baseline"] = flag(
+        "sgvb_b",
+        "bound with analytic KL, bound all by Monte Carlo, importance-weighted bound, the same with doubly reparameterised "
+        "gradients, score-function gradient with or without baseline",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

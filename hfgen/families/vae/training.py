@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 
 from hfgen.configs.training import TrainingConfig
 from hfgen.core.binarize import binarize
@@ -20,16 +21,15 @@ from hfgen.data.batch import Batch, RandomSpec
 from hfgen.data.training_set import TrainingSet
 from hfgen.families.base import PREVIEWS, OneOptimizer, Terms
 from hfgen.families.model import Model
-from hfgen.families.vae.flags import VAEFlags
 from hfgen.models import build_vae, load_vae_config
-from hfgen.objectives import SGVBA, SGVBB, ImportanceWeighted, ScoreFunction, kl_weight
-from hfgen.pipelines import VAEPipeline
+from hfgen.objectives import SGVBA, SGVBB, DReG, ImportanceWeighted, ScoreFunction, kl_weight, layer_terms
 
 FLOAT32 = 4
 OBJECTIVES: dict[str, Callable[[Any], Any]] = {
     "sgvb_a": SGVBA,
     "sgvb_b": SGVBB,
     "iw": ImportanceWeighted,
+    "dreg": DReG,
     "score_function": ScoreFunction,
     "score_function_no_baseline": lambda likelihood: ScoreFunction(likelihood, baseline=False),
 }
@@ -41,15 +41,24 @@ class VAETask(OneOptimizer):
 
     Attributes:
         objective: of `hfgen.objectives.variational`; it has the likelihood.
+        latent_sizes: dimensions of each layer of latents.
+        pipeline_type: what is made of the network.
+        free_bits: nats that each layer's KL counts for at least, in training alone.
     """
 
     objective: Any
     image_shape: tuple[int, int, int]
-    latent_size: int
+    latent_sizes: tuple[int, ...]
     num_latent_samples: int
     kl_warmup_steps: int
+    free_bits: float
     seed: int
-    terms = ("loss", "reconstruction", "kl")
+    pipeline_type: type[DiffusionPipeline]
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The loss and what it is made of, of several layers the KL of each too."""
+        return ("loss", "reconstruction", "kl", *layer_terms(len(self.latent_sizes)))
 
     @property
     def random(self) -> RandomSpec:
@@ -57,7 +66,7 @@ class VAETask(OneOptimizer):
         channels, height, width = self.image_shape
         dynamic = self.objective.likelihood.binarization == "dynamic"
         return RandomSpec(
-            normal={"noise": (self.num_latent_samples, self.latent_size)},
+            normal={"noise": (self.num_latent_samples, sum(self.latent_sizes))},
             uniform={"pixels": (channels * height * width,)} if dynamic else {},
         )
 
@@ -67,21 +76,22 @@ class VAETask(OneOptimizer):
         return bound_label(self.objective.likelihood)
 
     def loss(self, model: Callable, batch: Batch, optimizer: str) -> Terms:
-        """The negative bound with a warm-up of its KL."""
-        return self._terms(model, batch, kl_weight(batch.step, self.kl_warmup_steps), Stream.TRAINING_NOISE)
+        """The negative bound with a warm-up of its KL, and free bits."""
+        weight = kl_weight(batch.step, self.kl_warmup_steps)
+        return self._terms(model, batch, weight, self.free_bits, Stream.TRAINING_NOISE)
 
     def held_out_loss(self, model: Callable, batch: Batch) -> Terms:
         """The negative bound."""
-        return self._terms(model, batch, 1.0, Stream.VALIDATION_NOISE)
+        return self._terms(model, batch, 1.0, 0.0, Stream.VALIDATION_NOISE)
 
-    def _terms(self, model, batch: Batch, weight: float, stream: Stream) -> Terms:
+    def _terms(self, model, batch: Batch, weight: float, free_bits: float, stream: Stream) -> Terms:
         kind = self.objective.likelihood.binarization
         x = binarize(kind, batch.data, batch.random.get("pixels"), batch.rows, (self.seed, stream))
-        return self.objective(model, x, batch.random["noise"].transpose(0, 1), weight)
+        return self.objective(model, x, batch.random["noise"].transpose(0, 1), weight, free_bits)
 
-    def pipeline(self, module: torch.nn.Module) -> VAEPipeline:
+    def pipeline(self, module: torch.nn.Module) -> DiffusionPipeline:
         """The model as it is."""
-        return VAEPipeline(module)
+        return self.pipeline_type(module)
 
     def preview(self, module: torch.nn.Module) -> torch.Tensor:
         """64 means of p(x|z)."""
@@ -89,18 +99,43 @@ class VAETask(OneOptimizer):
         return unit_to_uint8(self.pipeline(module)(PREVIEWS, generator, output_type="pt").images).cpu()
 
 
-def check_objective(model: VAEFlags) -> None:
+def make_task(
+    config: TrainingConfig,
+    module: Any,
+    shape: tuple[int, int, int],
+    latent_sizes: tuple[int, ...],
+    pipeline_type: type[DiffusionPipeline],
+) -> VAETask:
+    """The task of the flags; `HfgenError` for more samples of q(z|x) than there is memory for."""
+    model = config.model
+    check_samples_fit(config, module, shape, sum(latent_sizes))
+    return VAETask(
+        objective=OBJECTIVES[model.objective](module.likelihood),
+        image_shape=shape,
+        latent_sizes=latent_sizes,
+        num_latent_samples=model.num_latent_samples,
+        kl_warmup_steps=model.kl_warmup_steps,
+        free_bits=model.free_bits,
+        seed=config.optimization.seed,
+        pipeline_type=pipeline_type,
+    )
+
+
+def check_objective(model: Any) -> None:
     """Raise `HfgenError` for flags of the objective that do not go together."""
-    if model.objective == "iw" and model.kl_warmup_steps:
-        raise HfgenError(
-            f"kl_warmup_steps={model.kl_warmup_steps}: the importance-weighted bound has no KL term to weight; pass 0"
-        )
+    if model.objective in ("iw", "dreg"):
+        for name, what in (("kl_warmup_steps", "weight"), ("free_bits", "hold up")):
+            value = getattr(model, name)
+            if value:
+                raise HfgenError(f"{name}={value}: the importance-weighted bound has no KL term to {what}; pass 0")
+    elif model.free_bits and model.objective.startswith("score_function"):
+        raise HfgenError(f"free_bits={model.free_bits}: not with objective={model.objective}, pass 0")
 
 
-def check_samples_fit(config: TrainingConfig, module: torch.nn.Module, shape: tuple[int, int, int]) -> None:
+def check_samples_fit(config: TrainingConfig, module: Any, shape: tuple[int, int, int], latent_size: int) -> None:
     """Raise `HfgenError` for more samples of q(z|x) than there is memory for: each has a noise and the decoder's outputs."""
     samples, batch = config.model.num_latent_samples, config.optimization.train_batch_size
-    values = module.config.latent_size + module.likelihood.channels * math.prod(shape)
+    values = latent_size + module.likelihood.channels * math.prod(shape)
     check_fits(
         samples * batch * values * FLOAT32,
         f"num_latent_samples={samples} of train_batch_size={batch}",
@@ -108,14 +143,24 @@ def check_samples_fit(config: TrainingConfig, module: torch.nn.Module, shape: tu
     )
 
 
-def initial_config(model: VAEFlags, pretrained: Model | None) -> dict[str, Any]:
-    """The config to build: a preset's, a file's, or that of a trained model, with what the flags change of it."""
+def initial_config(
+    model: Any,
+    pretrained: Model | None,
+    load: Callable[[str], dict[str, Any]] = load_vae_config,
+    sizes: str = "latent_size",
+) -> dict[str, Any]:
+    """The config to build: a preset's, a file's, or that of a trained model, with what the flags change of it.
+
+    Empty where none of these is named. `load` reads a config by its name; `sizes` is the flag of the latents' sizes.
+    """
+    if pretrained is None and model.model_config_name_or_path is None:
+        return {}
     if pretrained is not None:
         config = {k: v for k, v in pretrained.module.config.items() if k != "_name_or_path"}
         config["_class_name"] = type(pretrained.module).__name__
     else:
-        config = load_vae_config(model.model_config_name_or_path)
-    for name in ("latent_size", "likelihood", "gaussian_variance"):
+        config = load(model.model_config_name_or_path)
+    for name in (sizes, "likelihood", "gaussian_variance"):
         value = getattr(model, name)
         if value is not None:
             config[name] = value
@@ -125,13 +170,18 @@ def initial_config(model: VAEFlags, pretrained: Model | None) -> dict[str, Any]:
 
 
 def initial_model(
-    model: VAEFlags, config: dict[str, Any], images: TrainingSet, pretrained: Model | None
+    model: Any,
+    config: dict[str, Any],
+    images: TrainingSet,
+    pretrained: Model | None,
+    build: Callable[[dict[str, Any], int, int], Any] = build_vae,
+    sizes: str = "latent_size",
 ) -> torch.nn.Module:
     """A new model that knows the images' mean, or one with the weights of a trained model.
 
     Raises `HfgenError` where these do not fit the images and flags.
     """
-    vae = build_vae(config, images.resolution, images.channels)
+    vae = build(config, images.resolution, images.channels)
     if pretrained is None:
         vae.pixel_mean.copy_(images.pixel_mean())
         return vae
@@ -140,6 +190,6 @@ def initial_model(
     except RuntimeError as error:
         raise HfgenError(
             f"pretrained_model_name_or_path={model.pretrained_model_name_or_path!r} has weights of other shapes than the "
-            "images and flags ask for: leave --latent_size, --likelihood, --gaussian_variance and --resolution as they are there"
+            f"images and flags ask for: leave --{sizes}, --likelihood, --gaussian_variance and --resolution as they are there"
         ) from error
     return vae
