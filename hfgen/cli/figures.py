@@ -32,7 +32,7 @@ def run(args: Namespace) -> None:
 
     from hfgen.core.device import use_share_of_cores
     from hfgen.core.files import make_folder
-    from hfgen.data.evaluation_images import load_evaluation_images
+    from hfgen.data.choice import choose_images
     from hfgen.library import load
     from hfgen.trainer.curves import save_curves
 
@@ -42,14 +42,11 @@ def run(args: Namespace) -> None:
     here = Path(args.pipeline).is_dir()
     out = args.out or (Path(args.pipeline) if here else Path("figures"))
     make_folder("--out", out, out)
-    data = load_evaluation_images(
-        config.dataset_name,
-        config.split,
-        shape=model.image_shape,
-        device=model.pipeline.device,
-        max_images=config.max_images,
-        dataset_config_name=config.dataset_config_name,
+    images = choose_images(config, {model.name: model.folder})
+    data = images.held_out.load(
+        model.image_shape, model.pipeline.device, max_images=config.max_images, seed=config.seed
     )
+    images.tell()
     written = model.family.figures(model.pipeline, data, out=out, seed=config.seed, training=model.folder)
     if model.folder is not None:
         written += save_curves(model.folder, out)

@@ -11,24 +11,36 @@ from hfgen.configs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SEED, flag
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images to train on."""
+    """Which images to train on.
+
+    Attributes:
+        dataset: from Python alone, a Dataset or DatasetDict instead of those that the flags name.
+    """
 
     _argument_group_name = "data"
 
-    dataset_name: str = flag("ylecun/mnist", "repository on the Hub, local folder in its layout, or digits (embedded)")
+    dataset_name: str = flag("ylecun/mnist", "repository on the Hub, local folder or file, or digits (embedded)")
     dataset_config_name: str | None = flag(None, "configuration of the dataset")
-    train_data_dir: str | None = flag(None, "folder of image files, instead of dataset_name")
+    train_data_dir: str | None = flag(
+        None, "local folder of image files, or whatever datasets reads there, instead of dataset_name"
+    )
     cache_dir: str | None = flag(None, "where datasets keeps what it downloads", identity=False, card="never")
     image_column: str | None = flag(None, "column of the images; none: the first image column")
-    label_column: str | None = flag(None, "column of the classes; none: the first class column, if any")
+    label_column: str | None = flag(
+        None, "column of the classes, also of strings or integers; none: the first ClassLabel column, if any"
+    )
     train_split: str = flag("train", "split to train on")
     validation_split: str | None = flag(
         None, "split for the held-out loss; none or not there: a tenth of the training images, 2,000 at most"
     )
-    max_train_samples: int | None = flag(None, "images to train on at most (the first ones); none: all", range=POSITIVE)
-    resolution: int | None = flag(None, "pixels a side; none: the shorter side of the first image", range=POSITIVE)
+    max_train_samples: int | None = flag(
+        None, "images to train on at most, drawn with the classes in proportion; none: all", range=POSITIVE
+    )
+    resolution: int | None = flag(None, "pixels a side; none: the median of the shorter sides", range=POSITIVE)
     center_crop: bool = flag(False, "cut the square from the middle; else from a place drawn once per image")
     random_flip: bool = flag(False, "mirror half of the training images left to right, drawn anew at each use")
+    background: str = flag("white", "colour behind what is transparent: a name, or #rrggbb", identity=False)
+    dataset: Any = field(default=None, repr=False, metadata={"identity": False, "card": "never"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +94,14 @@ class RunConfig:
     checkpointing_steps: int = flag(500, "optimizer steps between checkpoints", range=POSITIVE)
     checkpoints_total_limit: int | None = flag(None, "newest checkpoints to keep; none: all", range=POSITIVE)
     save_images_epochs: int = flag(10, "epochs between grids of samples; 0: never", range=NOT_NEGATIVE)
+    eval_epochs: int = flag(
+        0,
+        "epochs between Frechet distances of 500 samples in 20 steps to held-out images; 0: never",
+        range=NOT_NEGATIVE,
+    )
+    features: str | None = flag(
+        None, "network for --eval_epochs: digits, inception, dinov2, clip, a folder or repository; none: digits"
+    )
     save_model_epochs: int = flag(
         10, "epochs between saves of the pipeline; it is also saved at the end", range=POSITIVE
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from hfgen.core.errors import HfgenError, one_line
 from hfgen.core.files import without_nonfinite, write_text
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HISTORY_FILE = "history.jsonl"
+DISTANCES = {
+    "samples_frechet": "Frechet distance of 500 samples (not FID)",
+    "samples_kid": "kernel distance of 500 samples",
+}
+TRAINING = {"label": "training", "alpha": 0.6}
+HELD_OUT = {"label": "held out", "marker": "o", "ms": 3}
+SAMPLES = {"label": "to held-out images", "marker": "o", "ms": 3, "color": "C2"}
+WIDE = 10  # a factor from which on an axis is logarithmic
 WITHOUT = "mend this line or remove the file"
 
 
@@ -34,15 +44,20 @@ def plot_history(history: list[dict], path: Path, ylabel: str, terms: tuple[str,
 
 
 def history_figure(history: list[dict], ylabel: str, terms: tuple[str, ...] = ("loss",)) -> Figure:
-    """A panel for each term with its training and held-out values over the optimizer steps.
+    """A panel for each term with its training and held-out values over the optimizer steps, and one for each distance of samples.
 
-    The vertical axis leaves out the highest hundredth of the values, such as spikes, and is logarithmic where the
-    others span a factor of 5 or more.
+    The vertical axis leaves out the highest hundredth of the values, such as spikes, but never where a curve begins, and is
+    logarithmic where the others span a factor of 5 or more.
     """
-    figure = new_figure(7 if len(terms) == 1 else 4.6 * len(terms), 4.5)
-    for axes, term in zip(figure.subplots(1, len(terms), squeeze=False)[0], terms, strict=True):
-        _plot_term(axes, history, term)
-        axes.set(ylabel=ylabel if term == "loss" else f"{term}, {ylabel.partition(', ')[2] or ylabel}")
+    distances = {key: label for key, label in DISTANCES.items() if any(is_finite(row.get(key)) for row in history)}
+    panels = len(terms) + len(distances)
+    figure = new_figure(7 if panels == 1 else 4.6 * panels, 4.5)
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    for place, term in zip(axes, terms, strict=False):
+        label = ylabel if term == "loss" else f"{term}, {ylabel.partition(', ')[2] or ylabel}"
+        _plot_curves(place, history, {f"train_{term}": TRAINING, f"validation_{term}": HELD_OUT}, label)
+    for place, (key, label) in zip(axes[len(terms) :], distances.items(), strict=True):
+        _plot_curves(place, history, {key: SAMPLES}, label)
     return figure
 
 
@@ -57,23 +72,41 @@ def bound_label(likelihood: PixelLikelihood) -> str:
     return f"negative bound{kind}, nats per image"
 
 
-def _plot_term(axes: Axes, history: list[dict], term: str) -> None:
-    shown = []
-    for prefix, label, style in (
-        ("train", "training", {"alpha": 0.6}),
-        ("validation", "held out", {"marker": "o", "ms": 3}),
-    ):
-        key = f"{prefix}_{term}"
-        readings = [(row["step"], row[key]) for row in history if is_finite(row.get(key))]
-        shown += [value for _, value in readings]
-        axes.plot([step for step, _ in readings], [value for _, value in readings], label=label, **style)
-    axes.set(xlabel="optimizer step", xscale="log")
-    if shown:
-        low, high = np.quantile(shown, [0, 0.99])
-        axes.set_yscale("log" if 0 < 5 * low < high else "linear")
-        axes.set_ylim(low - 0.05 * (high - low) if axes.get_yscale() == "linear" else low / 1.1, high * 1.05)
-    axes.grid(alpha=0.3, which="both")
+def _plot_curves(axes: Axes, history: list[dict], curves: Mapping[str, Mapping[str, Any]], ylabel: str) -> None:
+    """Readings by their keys, each in its style."""
+    readings = {key: [(row["step"], row[key]) for row in history if is_finite(row.get(key))] for key in curves}
+    for key, style in curves.items():
+        axes.plot([step for step, _ in readings[key]], [value for _, value in readings[key]], **style)
+    axes.set(xlabel="optimizer step", ylabel=ylabel)
+    parts = [values for values in readings.values() if values]
+    if parts:
+        steps = [step for values in parts for step, _ in values if step > 0]
+        if steps and max(steps) >= WIDE * min(steps):
+            axes.set_xscale("log")
+            _mark_powers(axes.xaxis, max(steps) / min(steps))
+        low, high = _limits([[value for _, value in values] for values in parts])
+        if 0 < 5 * low < high:
+            axes.set_yscale("log")
+            axes.set_ylim(low / 1.1, high * 1.1)
+            _mark_powers(axes.yaxis, high / low)
+        else:
+            margin = 0.05 * (high - low) or 0.05 * abs(high) or 1
+            axes.set_ylim(low - margin, high + margin)
+    axes.grid(alpha=0.3)
     axes.legend()
+
+
+def _limits(curves: list[list[float]]) -> tuple[float, float]:
+    """The least value, and the greatest that is shown: spikes are not, the beginning of each curve is."""
+    shown = np.concatenate(curves)
+    return float(shown.min()), float(max(np.quantile(shown, 0.99), *(values[0] for values in curves)))
+
+
+def _mark_powers(axis: Any, factor: float) -> None:
+    """Few ticks, as plain numbers: matplotlib labels all tenths of a short logarithmic axis, on top of each other."""
+    axis.set_major_locator(LogLocator(subs=(1,) if factor >= WIDE**2 else (1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= WIDE else f"{value:g}"))
 
 
 def read_history(path: Path) -> list[dict]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from hfgen.core.files import whole
 
@@ -16,6 +17,8 @@ BACKGROUND = 96
 FRAME_MS = 60
 LAST_FRAME_MS = 1500
 PICTURE_CHANNELS = (1, 3, 4)
+FONT, LONGEST_LABEL = 14, 20
+MOST_COLUMNS, MOST_LABELS = 12, 16
 
 
 def to_model_range(images: torch.Tensor) -> torch.Tensor:
@@ -71,6 +74,36 @@ def image_grid(
     for i, cell in enumerate(cells):
         large = cell.resize((cell.width * scale, cell.height * scale), Image.Resampling.BICUBIC)
         grid.paste(large, (i % columns * width + PADDING, i // columns * height + PADDING))
+    return grid
+
+
+def grid_of_classes(images: torch.Tensor, names: Sequence[str] | None, labels: Sequence[int] | None) -> Image.Image:
+    """One picture of images, with the names of their classes, if there are any, beside them."""
+    if not names or labels is None:
+        return image_grid(images)
+    return labelled_grid(images, [names[label] for label in labels])
+
+
+def labelled_grid(images: torch.Tensor, labels: Sequence[str]) -> Image.Image:
+    """One picture with a row for each label, in the order in which they come first, and the label beside it.
+
+    Args:
+        images: uint8 (N, C, H, W) with C = 1, 3 or 4; N >= 1.
+        labels: of each image; of one that has more than 12 images the first are shown, of more than 16 labels the first.
+    """
+    cells, rows = to_pil(images), dict.fromkeys(labels)
+    of_label = {name: [cell for cell, own in zip(cells, labels, strict=True) if own == name] for name in rows}
+    shown = {name: of_label[name][:MOST_COLUMNS] for name in list(rows)[:MOST_LABELS]}
+    strips = {name: image_grid(row, columns=len(row)) for name, row in shown.items()}
+    first = max(strips.values(), key=lambda strip: strip.width)
+    font = ImageFont.load_default(FONT)
+    words = {name: f"{name[:LONGEST_LABEL]}…" if len(name) > LONGEST_LABEL else name for name in strips}
+    margin = round(max(map(font.getlength, words.values()))) + 4 * PADDING
+    grid = Image.new(first.mode, (margin + first.width, first.height * len(strips)), "white")
+    pen = ImageDraw.Draw(grid)
+    for i, (name, strip) in enumerate(strips.items()):
+        grid.paste(strip, (margin, i * first.height))
+        pen.text((margin - 2 * PADDING, (i + 0.5) * first.height), words[name], fill="black", font=font, anchor="rm")
     return grid
 
 

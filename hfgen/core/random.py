@@ -22,6 +22,7 @@ class Stream(IntEnum):
     VALIDATION_NOISE = 2
     SAMPLES = 3
     EVALUATION = 4
+    SUBSET = 5
 
 
 def seeded(device: torch.device | str, *key: int) -> torch.Generator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -33,7 +34,7 @@ class Resumable:
     """
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any] | None = None):
-        self.folder = folder
+        self.folder, self.prefix = folder, ""
         self.settings = json.dumps(settings, sort_keys=True)
         if folder is None:
             return
@@ -51,10 +52,17 @@ class Resumable:
             raise HfgenError(f"{folder} cannot be written ({error.strerror}): remove it or make room") from error
         write_text(folder / SETTINGS, self.settings)
 
+    def under(self, prefix: str) -> Resumable:
+        """The same, for parts whose names then begin so: work of the same kind is kept apart."""
+        other = copy.copy(self)
+        other.prefix = f"{self.prefix}{prefix}-"
+        return other
+
     def load(self, name: str) -> dict[str, torch.Tensor] | None:
         """The tensors that `save` wrote under this name, None if there are none that can be used."""
         if self.folder is None:
             return None
+        name = f"{self.prefix}{name}"
         path = self._path(name)
         found = self._read(path, name)
         if found is None and _is_there(path):
@@ -66,6 +74,7 @@ class Resumable:
         """Write, in one step; `HfgenError` for a full disk."""
         if self.folder is None:
             return
+        name = f"{self.prefix}{name}"
         path = self._path(name)
         try:
             with whole(path) as beside:

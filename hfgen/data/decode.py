@@ -13,13 +13,17 @@ from functools import cache
 
 import numpy as np
 import PIL.Image
+import PIL.ImageColor
 import PIL.ImageOps
 from datasets import Dataset
 from datasets import Image as ImageFeature
 
 from hfgen.core.errors import HfgenError, one_line
 
-GREY_MODES = ("1", "L", "LA", "La")
+GREY_MODES = ("1", "L", "LA", "La", "I", "F")
+HEAD = 4096
+WHITE = (255, 255, 255)
+Colour = tuple[int, int, int]
 RASTER_FORMATS = (
     *("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "PPM"),
     *("ICO", "PCX", "TGA", "SGI", "QOI", "DDS", "XBM"),
@@ -34,7 +38,8 @@ warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 class ImageReader:
     """Row -> uint8 array (C, resolution, resolution): decode, convert to L or RGB, resize the shorter side, cut a square.
 
-    Without `center_crop` the place of the square is drawn from (seed, row), once for the whole training.
+    Without `center_crop` the place of the square is drawn from (seed, row), once for the whole training. What is transparent
+    shows the `background`.
     """
 
     dataset: Dataset
@@ -43,6 +48,7 @@ class ImageReader:
     resolution: int
     center_crop: bool
     seed: int
+    background: Colour = WHITE
 
     def __call__(self, row: int) -> np.ndarray:
         return self.decode(row, next(self.rows(range(row, row + 1)))[1])
@@ -53,8 +59,8 @@ class ImageReader:
 
     def decode(self, row: int, value: dict) -> np.ndarray:
         """The array of a row from what the column holds there; `HfgenError` for an image that cannot be read."""
-        image = open_image(value, f"{source_row(self.dataset, row)} of image column {self.column!r}")
-        image = image.convert("L" if self.channels == 1 else "RGB")
+        name = f"{source_row(self.dataset, row)} of image column {self.column!r}"
+        image = converted(open_image(value, name), self.channels, self.background, name)
         scale = self.resolution / min(image.size)
         if scale != 1:
             size = tuple(max(self.resolution, round(side * scale)) for side in image.size)
@@ -82,7 +88,7 @@ def open_image(value: dict | None, name: str) -> PIL.Image.Image:
     pixels of no known range (32-bit integers, floats).
     """
     try:
-        image = PIL.Image.open(_source(value), formats=raster_formats())
+        image = open_source(value)
         if image.width * image.height > (PIL.Image.MAX_IMAGE_PIXELS or math.inf):
             raise PIL.Image.DecompressionBombError(f"{image.width}x{image.height} pixels are too many: make it smaller")
         image.load()
@@ -92,9 +98,60 @@ def open_image(value: dict | None, name: str) -> PIL.Image.Image:
         raise HfgenError(f"row {name} is unreadable ({reason}): mend or remove this row and start again") from error
     if image.mode in ("I", "F"):
         raise HfgenError(f"row {name} has 32-bit pixels of unknown range: convert the images to 8 bits")
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
-        image = PIL.Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    return image
+    return _eight_bits(image) if image.mode.startswith("I;16") else image
+
+
+def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Of 16 bits; Pillow's own conversion clips at 255, and forgets that a level may stand for transparency."""
+    levels = np.asarray(image)
+    grey = PIL.Image.fromarray((levels // 257).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if clear is None:
+        return grey
+    return PIL.Image.merge("LA", (grey, PIL.Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8))))
+
+
+def converted(image: PIL.Image.Image, channels: int, background: Colour, name: str) -> PIL.Image.Image:
+    """An image as L (1 channel) or RGB (3), composited on a colour where it is transparent; `HfgenError` for a mode of no such kind."""
+    try:
+        if has_transparency(image):
+            ground = PIL.Image.new("RGBA", image.size, (*background, 255))
+            image = PIL.Image.alpha_composite(ground, image.convert("RGBA"))
+        return image.convert("L" if channels == 1 else "RGB")
+    except ValueError as error:
+        raise HfgenError(f"row {name} is of mode {image.mode}, not of grey or RGB: convert the images") from error
+
+
+def has_transparency(image: PIL.Image.Image) -> bool:
+    """Whether an image, of which no more than its head need be read, has an alpha channel or a colour that stands for none."""
+    return image.mode.endswith(("A", "a")) or "transparency" in image.info
+
+
+def colour(background: str) -> Colour:
+    """Red, green and blue, 0..255, of a colour's name or #rrggbb; `HfgenError` for another text."""
+    try:
+        return PIL.ImageColor.getrgb(background)[:3]
+    except ValueError as error:
+        raise HfgenError(
+            f"background={one_line(background, 40)!r} is no colour: pass a name such as white, or #rrggbb"
+        ) from error
+
+
+def open_source(value: dict | None) -> PIL.Image.Image:
+    """A row's image of which no more than its head is read; errors are Pillow's own."""
+    return PIL.Image.open(_source(value), formats=raster_formats())
+
+
+def head_of(value: dict | None) -> tuple[int, bytes]:
+    """The length of a row's image file and its first 4,096 bytes; of one that cannot be read nothing."""
+    try:
+        source = _source(value)
+        if isinstance(source, io.BytesIO):
+            return source.getbuffer().nbytes, source.read(HEAD)
+        with open(source, "rb") as file:
+            return os.stat(source).st_size, file.read(HEAD)
+    except (OSError, ValueError):
+        return 0, b""
 
 
 def _source(value: dict | None) -> io.BytesIO | str:
@@ -140,6 +197,6 @@ def undecoded(dataset: Dataset, column: str) -> Dataset:
     return dataset.select_columns([column]).cast_column(column, ImageFeature(decode=False))
 
 
-def channels_of(image: PIL.Image.Image) -> int:
-    """1 for a grey image, 3 for any other."""
-    return 1 if image.mode in GREY_MODES else 3
+def channels_of(mode: str) -> int:
+    """1 for a grey image's mode, 3 for any other."""
+    return 1 if mode in GREY_MODES or mode.startswith("I;16") else 3

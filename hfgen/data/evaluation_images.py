@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from datasets import Dataset
+from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
 from hfgen.core.resume import tensors_digest
-from hfgen.data.decode import ImageReader, channels_of, open_image, undecoded
+from hfgen.data.decode import ImageReader, colour, undecoded
+from hfgen.data.labels import class_labels, class_names, find_label_column
 from hfgen.data.loading import ImagesInMemory, Rows, load_images
-from hfgen.data.sources import class_labels, find_image_column, find_label_column, load_source
+from hfgen.data.sources import find_image_column, load_source
+from hfgen.data.subset import draw_rows
+from hfgen.data.survey import Survey, survey
+
+CHECKED = 2000
+Choose = Callable[[int], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +42,91 @@ class EvaluationImages:
     fingerprint: str = ""
     digest: str = ""
 
+    def some(self, count: int) -> torch.Tensor:
+        """`count` rows, int64, to show for all: drawn, with the classes in proportion; all if there are no more."""
+        return draw_rows(count, len(self.images), self.labels, seed=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Rows of a split that are to be images of a model.
+
+    Attributes:
+        dataset: the rows, with all columns.
+        name: of the split and its dataset, for messages.
+        column, label_column: of the images and, if there are any, of the classes.
+        class_names: of labels 0, 1, ...
+        background: of what is transparent.
+        resized: whether images of another kind than the model's are made its own, as in a training.
+        resolution: that they are to be resized to, which must be the model's; None: only if they are `resized`.
+    """
+
+    dataset: Dataset
+    name: str
+    column: str
+    label_column: str | None
+    class_names: Sequence[str]
+    background: str
+    resized: bool = False
+    resolution: int | None = None
+
+    def load(
+        self,
+        shape: tuple[int, int, int],
+        device: torch.device,
+        *,
+        max_images: int | None = None,
+        choose: Choose | None = None,
+        seed: int = 0,
+    ) -> EvaluationImages:
+        """As a model of images of `shape`, (C, H, W), takes them: all, or `max_images` drawn by `seed`, with the classes in proportion.
+
+        `choose` picks others of these: it gets their number and returns rows, int64; no other image is decoded.
+
+        Raises `HfgenError` for no rows, for images of another size or number of channels than the model's unless they are to be
+        resized, and for a row that cannot be read.
+        """
+        dataset, labels = self.dataset, class_labels(self.dataset, self.label_column, self.class_names)
+        if max_images is not None:
+            dataset, labels = _chosen(dataset, labels, draw_rows(max_images, len(dataset), labels, seed=seed))
+        if choose is not None:
+            dataset, labels = _chosen(dataset, labels, choose(len(dataset)))
+        if len(dataset) == 0:
+            raise HfgenError(f"{self.name} has no images: name another with --split")
+        pictures = undecoded(dataset, self.column)
+        changes = [] if self.resized else self._changes(pictures, shape)
+        reader = ImageReader(
+            dataset=pictures,
+            column=self.column,
+            channels=shape[0],
+            resolution=shape[1],
+            center_crop=True,
+            seed=0,
+            background=colour(self.background),
+        )
+        images = load_images(reader, device, show_progress=True)
+        for line in changes:
+            tqdm.write(f"hfgen: {line}", file=sys.stderr)
+        in_memory = isinstance(images, ImagesInMemory)
+        return EvaluationImages(
+            images=images,
+            labels=labels,
+            class_names=list(self.class_names),
+            fingerprint=dataset._fingerprint,
+            digest=tensors_digest({"images": images.images}) if in_memory else dataset._fingerprint,
+        )
+
+    def _changes(self, pictures: Dataset, shape: tuple[int, int, int]) -> list[str]:
+        """What is done to the images, in sentences; `HfgenError` where that was not asked for."""
+        if self.resolution is not None and shape[1:] != (self.resolution, self.resolution):
+            raise HfgenError(
+                f"resolution={self.resolution}: the model's images are {'x'.join(map(str, shape))}, pass their size"
+            )
+        seen = survey(pictures, self.column, most=CHECKED)
+        if self.resolution is None:
+            _check_shape(seen, shape)
+        return seen.changes(shape[0], shape[1], self.background, center_crop=True)
+
 
 def load_evaluation_images(
     dataset_name: str,
@@ -44,40 +137,38 @@ def load_evaluation_images(
     max_images: int | None = None,
     dataset_config_name: str | None = None,
     image_column: str | None = None,
-    choose: Callable[[int], torch.Tensor] | None = None,
+    choose: Choose | None = None,
+    seed: int = 0,
 ) -> EvaluationImages:
-    """The first `max_images` of a split (None: all), as a model of images of `shape`, (C, H, W), takes them.
-
-    `choose` picks others: it gets their number and returns rows, int64; no other image is decoded.
-
-    Raises `HfgenError` for an unknown source, split or column, for an empty split, for images of another size or
-    number of channels than the model's, and for a row that cannot be read.
-    """
+    """The images of a split of a source; arguments and errors as those of `Selection.load` and `load_source`."""
     source = load_source(dataset_name, dataset_config_name)
     if split not in source:
         raise HfgenError(f"split {split!r} is not in {dataset_name!r}: it has {', '.join(source)}")
-    dataset = source[split]
-    if max_images is not None:
-        dataset = dataset.select(range(min(max_images, len(dataset))))
-    if choose is not None:
-        dataset = dataset.select(choose(len(dataset)).tolist())
+    selection = select(source[split], f"split {split!r} of {dataset_name!r}", image_column=image_column)
+    return selection.load(shape, device, max_images=max_images, choose=choose, seed=seed)
+
+
+def select(
+    dataset: Dataset,
+    name: str,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    background: str = "white",
+    resolution: int | None = None,
+) -> Selection:
+    """All rows of a dataset; `HfgenError` for a column that there is not, and where there are no images."""
     if len(dataset) == 0:
-        raise HfgenError(f"split {split!r} of {dataset_name!r} has no images: name another with --split")
-    column = find_image_column(dataset, image_column)
-    pictures = undecoded(dataset, column)
-    _check_first(pictures, column, shape)
-    reader = ImageReader(
-        dataset=pictures, column=column, channels=shape[0], resolution=shape[1], center_crop=True, seed=0
-    )
-    labels, class_names = class_labels(dataset, find_label_column(dataset, None))
-    images = load_images(reader, device, show_progress=True)
-    in_memory = isinstance(images, ImagesInMemory)
-    return EvaluationImages(
-        images=images,
-        labels=labels,
-        class_names=class_names,
-        fingerprint=dataset._fingerprint,
-        digest=tensors_digest({"images": images.images}) if in_memory else dataset._fingerprint,
+        raise HfgenError(f"{name} has no images: name another with --split")
+    label_column = find_label_column(dataset, label_column)
+    return Selection(
+        dataset=dataset,
+        name=name,
+        column=find_image_column(dataset, image_column),
+        label_column=label_column,
+        class_names=class_names(dataset, label_column),
+        background=background,
+        resolution=resolution,
     )
 
 
@@ -86,9 +177,15 @@ def shown_dataset(name: str) -> str:
     return Path(name).resolve().name if Path(name).exists() else name
 
 
-def _check_first(pictures: Dataset, column: str, shape: tuple[int, int, int]) -> None:
-    image = open_image(pictures[0][column], f"0 of image column {column!r}")
-    found = (channels_of(image), image.height, image.width)
+def _chosen(dataset: Dataset, labels: torch.Tensor | None, rows: torch.Tensor) -> tuple[Dataset, torch.Tensor | None]:
+    return dataset.select(rows.tolist()), None if labels is None else labels[rows]
+
+
+def _check_shape(seen: Survey, shape: tuple[int, int, int]) -> None:
+    """Raise `HfgenError` unless all images have the shape of the model's."""
+    wanted = (shape[2], shape[1])
+    size = next((size for size in seen.sizes if size != wanted), wanted)
+    found = (seen.channels, size[1], size[0])
     if found == shape and shape[1] != shape[2]:
         raise HfgenError(
             f"the images are {'x'.join(map(str, found))} (channels x height x width), and hfgen measures on square ones alone: "
@@ -97,5 +194,6 @@ def _check_first(pictures: Dataset, column: str, shape: tuple[int, int, int]) ->
     if found != shape:
         raise HfgenError(
             f"the images are {'x'.join(map(str, found))} (channels x height x width), the model's "
-            f"{'x'.join(map(str, shape))}: evaluate on the images that it was made for"
+            f"{'x'.join(map(str, shape))}: evaluate on the images that it was made for, or pass --resolution {shape[1]} to have "
+            "them resized as the trainers do"
         )

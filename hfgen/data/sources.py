@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Image
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as Pillow
 
 from hfgen.core.errors import HfgenError, one_line
 from hfgen.data.digits import DIGITS, embedded_digits
+from hfgen.data.labels import class_labels, class_names
+from hfgen.data.subset import draw_rows
 
 HELD_OUT_FRACTION = 0.1
 HELD_OUT_MOST = 2000
+TRAIN, TEST, ROW = "train", "test", "__row__"
+SHARDS, METADATA = {".parquet", ".arrow", ".tar"}, ("metadata.parquet",)
+Given = Dataset | DatasetDict
 
 
 def load_source(
@@ -20,21 +29,53 @@ def load_source(
     dataset_config_name: str | None = None,
     train_data_dir: str | None = None,
     cache_dir: str | None = None,
+    dataset: Given | None = None,
 ) -> DatasetDict:
-    """All splits of a source: the embedded "digits", a repository, a local folder in a Hub layout or from
-    `save_to_disk`, or `train_data_dir`, a folder of image files.
+    """All splits of a source, the first that is given of these:
+
+    - `dataset`, an object of `datasets`;
+    - `train_data_dir` or `dataset_name` as a place on disk: a folder of image files, perhaps in folders by class or with a
+      metadata.csv, of Parquet files or WebDataset shards, in a Hub layout or from `save_to_disk`, or a single such file;
+    - `dataset_name` as the embedded "digits" or a repository.
 
     Raises `HfgenError` when there is no such source or the Hub cannot be reached.
     """
-    if train_data_dir is not None:
-        if not Path(train_data_dir).is_dir():
-            raise HfgenError(f"train_data_dir={train_data_dir!r} is no folder: pass a folder of image files")
-        return _load("imagefolder", train_data_dir, data_dir=train_data_dir, cache_dir=cache_dir)
-    if dataset_name == DIGITS:
+    if dataset is not None:
+        return _given(dataset)
+    if train_data_dir is not None and not Path(train_data_dir).exists():
+        raise HfgenError(f"train_data_dir={train_data_dir!r} is no folder or file: pass one of images")
+    place = train_data_dir if train_data_dir is not None else dataset_name
+    if place is None:
+        raise HfgenError("no images are named: pass --dataset_name or --train_data_dir")
+    if place == DIGITS and train_data_dir is None:
         return embedded_digits()
-    if any((Path(dataset_name) / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return _from_disk(dataset_name)
-    return _load(dataset_name, dataset_name, name=dataset_config_name, cache_dir=cache_dir)
+    if any((Path(place) / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return _from_disk(place)
+    if Path(place).is_file():
+        path = Path(place).resolve()
+        return _load(str(path.parent), place, data_files=path.name, cache_dir=cache_dir)
+    if train_data_dir is not None and dataset_config_name is None and _is_image_folder(place):
+        return _load("imagefolder", place, data_dir=place, cache_dir=cache_dir)
+    return _load(place, place, name=dataset_config_name, cache_dir=cache_dir)
+
+
+def _given(dataset: Given) -> DatasetDict:
+    """With rows as Python values, whatever format was set."""
+    if isinstance(dataset, Dataset):
+        dataset = DatasetDict({TRAIN: dataset})
+    if not isinstance(dataset, DatasetDict):
+        raise HfgenError(
+            f"dataset is a {type(dataset).__name__}: pass a Dataset or DatasetDict of the library datasets, not a streamed one"
+        )
+    return DatasetDict({name: part.with_format(None) for name, part in dataset.items()})
+
+
+def _is_image_folder(folder: str) -> bool:
+    """Whether there are image files, and no shards of which a picture is only an ornament."""
+    endings = {
+        os.path.splitext(name)[1].lower() for *_, names in os.walk(folder) for name in names if name not in METADATA
+    }
+    return not endings & SHARDS and bool(endings & Pillow.registered_extensions().keys())
 
 
 def _from_disk(folder: str) -> DatasetDict:
@@ -56,10 +97,29 @@ def _load(builder: str, shown: str, **arguments: str | None) -> DatasetDict:
         ) from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """What to train on, and what to hold out.
+
+    Attributes:
+        held_out: in words, where the held-out images come from.
+        held_out_split: that they are rows of.
+        rows: their numbers in it, in their order; None for all.
+        train_rows: the numbers of the training rows in their split, in their order.
+    """
+
+    train: Dataset
+    validation: Dataset
+    held_out: str
+    held_out_split: str
+    rows: Sequence[int] | None
+    train_rows: Sequence[int]
+
+
 def choose_splits(
     source: DatasetDict, train_split: str, validation_split: str | None, *, label_column: str | None, seed: int
-) -> tuple[Dataset, Dataset, str]:
-    """The training split, the held-out split, and a sentence that says where the latter comes from.
+) -> Splits:
+    """The training split and the held-out one.
 
     Without a split named `validation_split` a tenth of the training images is held out, 2,000 at most, by `seed`,
     with the classes in proportion when the labels are known.
@@ -68,19 +128,72 @@ def choose_splits(
     """
     train = _split(source, train_split)
     if validation_split is not None and validation_split in source:
-        return train, _split(source, validation_split), f"the split {validation_split!r}"
-    held_out = min(int(len(train) * HELD_OUT_FRACTION), HELD_OUT_MOST)
-    if held_out < 1:
+        return Splits(
+            train=train,
+            validation=_split(source, validation_split),
+            held_out=f"the split {validation_split!r}",
+            held_out_split=validation_split,
+            rows=None,
+            train_rows=range(len(train)),
+        )
+    count = min(int(len(train) * HELD_OUT_FRACTION), HELD_OUT_MOST)
+    if count < 1:
         raise HfgenError(
             f"train_split={train_split!r} has {len(train)} images: too few to hold some out; use 10 or more"
         )
+    missing = "" if validation_split is None else f" (there is no split {validation_split!r})"
+    parts, rows = _hold_out(train, count, label_column, seed)
+    return Splits(
+        train=parts[TRAIN],
+        validation=parts[TEST],
+        held_out=f"{count} images taken from {train_split!r}{missing}",
+        held_out_split=train_split,
+        rows=rows[TEST],
+        train_rows=rows[TRAIN],
+    )
+
+
+def _hold_out(
+    train: Dataset, count: int, label_column: str | None, seed: int
+) -> tuple[Mapping[str, Dataset], Mapping[str, Sequence[int]]]:
+    """The rows that stay, "train", and those held out, "test", and the numbers of both."""
+    if isinstance(train.features.get(label_column), Value):
+        labels = class_labels(train, label_column, class_names(train, label_column))
+        held_out = draw_rows(count, len(train), labels, seed=seed).numpy()
+        rows = {TRAIN: np.setdiff1d(np.arange(len(train)), held_out), TEST: held_out}
+        return {name: train.select(part) for name, part in rows.items()}, rows
+    parts = _divided(train, count, label_column, seed)
+    return parts, _kept_numbers(train, parts) or _numbers_of_copy(train, count, label_column, seed)
+
+
+def _kept_numbers(train: Dataset, parts: DatasetDict) -> dict[str, Sequence[int]] | None:
+    """The numbers of the rows of both parts, as `datasets` keeps them; None where it does not.
+
+    It keeps none of a part that lies in one piece, whose rows are those that the other lacks, in their order.
+    """
+    kept = {name: part._indices.column(0).to_numpy() for name, part in parts.items() if part._indices is not None}
+    if train._indices is not None or not kept:
+        return None
+    everything = np.arange(len(train))
+    (one, *_) = kept.values()
+    return {name: kept[name] if name in kept else np.setdiff1d(everything, one) for name in parts}
+
+
+def _numbers_of_copy(train: Dataset, count: int, label_column: str | None, seed: int) -> dict[str, Sequence[int]]:
+    """The same by dividing, in the same way, numbers alone; of many rows that takes its time."""
+    columns = {} if label_column is None else {label_column: train[label_column][:]}
+    features = Features({name: train.features[name] for name in columns} | {ROW: Value("int64")})
+    numbered = Dataset.from_dict({**columns, ROW: range(len(train))}, features=features)
+    told = _divided(numbered, count, label_column, seed)
+    return {name: told[name][ROW][:] for name in (TRAIN, TEST)}
+
+
+def _divided(train: Dataset, count: int, label_column: str | None, seed: int) -> DatasetDict:
     stratify = label_column if isinstance(train.features.get(label_column), ClassLabel) else None
     try:
-        parts = train.train_test_split(held_out, seed=seed, stratify_by_column=stratify)
+        return train.train_test_split(count, seed=seed, stratify_by_column=stratify)
     except ValueError:  # a class with a single image cannot be split in proportion
-        parts = train.train_test_split(held_out, seed=seed)
-    missing = "" if validation_split is None else f" (there is no split {validation_split!r})"
-    return parts["train"], parts["test"], f"{held_out} images taken from {train_split!r}{missing}"
+        return train.train_test_split(count, seed=seed)
 
 
 def _split(source: DatasetDict, name: str) -> Dataset:
@@ -104,24 +217,13 @@ def find_image_column(dataset: Dataset, image_column: str | None) -> str:
         return found[0]
     if image_column not in features:
         raise HfgenError(f"image_column={image_column!r} is not in the dataset; its columns are {columns}")
-    if not isinstance(features[image_column], Image):
+    if not isinstance(features[image_column], Image) and not _holds_files(features[image_column]):
         raise HfgenError(f"image_column={image_column!r} holds no images; the columns are {columns}")
     return image_column
 
 
-def find_label_column(dataset: Dataset, label_column: str | None) -> str | None:
-    """`label_column`, or the first column of type `ClassLabel`, or None; `HfgenError` lists the columns there are."""
-    if label_column is not None and label_column not in dataset.features:
-        raise HfgenError(
-            f"label_column={label_column!r} is not in the dataset; its columns are {', '.join(dataset.features)}"
-        )
-    if label_column is not None:
-        return label_column
-    return next((name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)), None)
-
-
-def class_labels(dataset: Dataset, column: str | None) -> tuple[torch.Tensor | None, list[str]]:
-    """The classes of all rows, int64 (N,), and the names of 0, 1, ...; None and no names unless `column` holds classes."""
-    if column is None or not isinstance(dataset.features[column], ClassLabel):
-        return None, []
-    return torch.tensor(dataset[column][:]), dataset.features[column].names
+def _holds_files(feature: object) -> bool:
+    """Whether a column holds encoded images that nobody has called so: bytes, or bytes with a path."""
+    if isinstance(feature, Value):
+        return feature.dtype in ("binary", "large_binary")
+    return isinstance(feature, dict) and set(feature) == {"bytes", "path"}

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from hfgen.configs.training import DataConfig
 from hfgen.core.memory import check_fits
 from hfgen.core.resume import tensors_digest
-from hfgen.data.decode import ImageReader, channels_of, open_image, undecoded
+from hfgen.data.decode import ImageReader, colour, undecoded
+from hfgen.data.labels import class_counts, class_labels, class_names, find_label_column
 from hfgen.data.loading import ImagesInMemory, Rows, load_images
+from hfgen.data.origin import Origin, images_fingerprint, source_of
 from hfgen.data.representation import Pixels, Representation
-from hfgen.data.sources import choose_splits, class_labels, find_image_column, find_label_column, load_source
+from hfgen.data.sources import choose_splits, find_image_column, load_source
+from hfgen.data.subset import draw_rows, rows_text
+from hfgen.data.survey import survey
 
 MEAN_OVER = 10_000
 BYTES_AT_ONCE = 1 << 23
@@ -30,6 +35,9 @@ class TrainingSet:
         train, validation: rows as the source gives them.
         representation: what a model sees of them.
         held_out: in words, where the held-out images come from.
+        told: what a user should know of the images before they are trained on, in sentences.
+        origin: where they come from, None for those that were made in memory.
+        composited: the colour behind them, by the name of its flag, where some are transparent.
         labels, train_labels: classes of the held-out and of the training images' rows, int64 (N,), or None.
         class_names: of 0, 1, ...
     """
@@ -43,6 +51,9 @@ class TrainingSet:
     labels: torch.Tensor | None
     train_labels: torch.Tensor | None
     class_names: list[str]
+    told: list[str] = field(default_factory=list)
+    origin: Origin | None = None
+    composited: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,6 +75,7 @@ class TrainingSet:
             "train_images": len(self.train),
             "training_pixels": self._digest(self.train, self.train_labels),
             "held_out_pixels": self._digest(self.validation, self.labels),
+            **self.composited,
         }
 
     @property
@@ -89,22 +101,16 @@ def load_training_set(
     """Load, split and decode; call it on every process.
 
     `channels` and `resolution` are the model's own when its config has them; flags come first, then the model, then
-    the first image (its mode: grey or RGB; its shorter side). `batch_size` is how many there must be memory for at once.
+    the images: RGB unless all are grey, and the median of their shorter sides. `batch_size` is how many there must be memory
+    for at once.
 
     Raises `HfgenError` for an unknown source, split or column, for images that are too large, and for a row that cannot be read.
     """
+    background = colour(data.background)
     with accelerator.main_process_first():
-        source = load_source(data.dataset_name, data.dataset_config_name, data.train_data_dir, data.cache_dir)
-        train, validation, held_out = _splits(source, data, seed)
-    column = find_image_column(train, data.image_column)
-    find_image_column(validation, column)
-    label_column = find_label_column(train, data.label_column)
-    labels, _ = class_labels(validation, label_column if label_column in validation.features else None)
-    train_labels, class_names = class_labels(train, label_column)
-    train, validation = undecoded(train, column), undecoded(validation, column)
-    first = open_image(train[0][column], f"0 of image column {column!r}")
-    channels = channels or channels_of(first)
-    resolution = data.resolution or resolution or min(first.size)
+        found = _find_images(data, seed)
+    looked = survey(found.train, found.column, seed=seed) + survey(found.validation, found.column, seed=seed)
+    channels, resolution = channels or looked.channels, data.resolution or resolution or looked.side
     check_fits(
         batch_size * channels * resolution**2 * FLOAT_BYTES,
         f"a batch of {batch_size} images of {channels}x{resolution}x{resolution}",
@@ -115,32 +121,93 @@ def load_training_set(
     def images(dataset: Dataset, center_crop: bool) -> Rows:
         reader = ImageReader(
             dataset=dataset,
-            column=column,
+            column=found.column,
             channels=channels,
             resolution=resolution,
             center_crop=center_crop,
             seed=seed,
+            background=background,
         )
         return load_images(reader, accelerator.device, show_progress=accelerator.is_local_main_process)
 
     return TrainingSet(
-        train=images(train, data.center_crop),
-        validation=images(validation, center_crop=True),
+        train=images(found.train, data.center_crop),
+        validation=images(found.validation, center_crop=True),
         representation=Pixels(random_flip=data.random_flip),
         channels=channels,
         resolution=resolution,
-        held_out=held_out,
-        labels=labels,
-        train_labels=train_labels,
-        class_names=class_names,
+        held_out=found.held_out,
+        labels=found.labels,
+        train_labels=found.train_labels,
+        class_names=list(found.origin.class_names),
+        told=_told(found, looked.changes(channels, resolution, data.background, center_crop=data.center_crop)),
+        origin=found.origin,
+        composited={"background": data.background} if looked.transparent else {},
     )
 
 
-def _splits(source: DatasetDict, data: DataConfig, seed: int) -> tuple[Dataset, Dataset, str]:
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Training and held-out rows of a source, before they are decoded.
+
+    Attributes:
+        train, validation: the image column alone, undecoded.
+        held_out, labels, train_labels: as those of a `TrainingSet`.
+    """
+
+    train: Dataset
+    validation: Dataset
+    column: str
+    held_out: str
+    labels: torch.Tensor | None
+    train_labels: torch.Tensor | None
+    origin: Origin
+
+
+def _find_images(data: DataConfig, seed: int) -> Found:
+    source = load_source(data.dataset_name, data.dataset_config_name, data.train_data_dir, data.cache_dir, data.dataset)
     label_column = find_label_column(next(iter(source.values())), data.label_column)
-    train, validation, held_out = choose_splits(
-        source, data.train_split, data.validation_split, label_column=label_column, seed=seed
-    )
+    splits = choose_splits(source, data.train_split, data.validation_split, label_column=label_column, seed=seed)
+    column = find_image_column(splits.train, data.image_column)
+    find_image_column(splits.validation, column)
+    label_column = find_label_column(splits.train, data.label_column)
+    names = class_names(splits.train, label_column)
+    train_labels = class_labels(splits.train, label_column, names)
+    train, train_rows = splits.train, None
     if data.max_train_samples is not None:
-        train = train.select(range(min(data.max_train_samples, len(train))))
-    return train, validation, held_out
+        kept = draw_rows(data.max_train_samples, len(train), train_labels, seed=seed).tolist()
+        train, train_rows = train.select(kept), rows_text(splits.train_rows[row] for row in kept)
+        train_labels = None if train_labels is None else train_labels[kept]
+    pictures, held_out = undecoded(train, column), undecoded(splits.validation, column)
+    kind, name = source_of(data)
+    origin = Origin(
+        source=kind,
+        name=name,
+        config=data.dataset_config_name,
+        image_column=column,
+        label_column=label_column,
+        class_names=tuple(names),
+        train_split=data.train_split,
+        train_rows=train_rows,
+        held_out_split=splits.held_out_split,
+        held_out_rows=None if splits.rows is None else rows_text(splits.rows),
+        background=data.background,
+        rows=len(source[data.train_split]),
+        fingerprint=images_fingerprint(held_out, column),
+    )
+    return Found(
+        train=pictures,
+        validation=held_out,
+        column=column,
+        held_out=splits.held_out,
+        labels=class_labels(splits.validation, label_column, names),
+        train_labels=train_labels,
+        origin=origin,
+    )
+
+
+def _told(found: Found, changes: list[str]) -> list[str]:
+    """What a user should know of the images before they are trained on."""
+    if found.train_labels is None:
+        return changes
+    return [class_counts(found.train_labels, found.origin.class_names), *changes]

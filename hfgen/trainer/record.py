@@ -12,9 +12,17 @@ from hfgen.configs.training import TrainingConfig
 from hfgen.core.history import HISTORY_FILE, read_history
 from hfgen.core.metadata import run_metadata
 from hfgen.data.digits import DIGITS
+from hfgen.data.origin import HUB, source_of
 from hfgen.data.training_set import TrainingSet
 from hfgen.results import TrainingRecord
 from hfgen.trainer.loop import Trainer
+
+PLACES = {
+    "train_data_dir": "FOLDER_OF_IMAGES",
+    "dataset_name": "FOLDER_OF_A_DATASET",
+    "pretrained_model_name_or_path": "FOLDER_OF_A_MODEL",
+    "model_config_name_or_path": "CONFIG.json",
+}
 
 
 def training_record(trainer: Trainer, family: str) -> TrainingRecord:
@@ -24,8 +32,8 @@ def training_record(trainer: Trainer, family: str) -> TrainingRecord:
     validations = [row for row in read_history(trainer.output_dir / HISTORY_FILE) if "validation_loss" in row]
     return TrainingRecord(
         family=family,
-        command=command_line(config),
-        dataset=None if data.train_data_dir or _is_local(data.dataset_name) else data.dataset_name,
+        command=command_line(config) + "".join(f"  # made longer after step {step}" for step in trainer.ended_at),
+        dataset=data.dataset_name if source_of(data)[0] in (HUB, DIGITS) else None,
         train_split=data.train_split,
         images=len(images.train),
         image_shape=images.shape,
@@ -41,16 +49,19 @@ def training_record(trainer: Trainer, family: str) -> TrainingRecord:
         processes=trainer.accelerator.num_processes,
         mixed_precision=trainer.accelerator.mixed_precision,
         run_metadata=run_metadata(trainer.accelerator.device),
+        data=None if images.origin is None else images.origin.to_json(),
     )
 
 
 def command_line(config: TrainingConfig) -> str:
-    """The flags that a card tells, as a command; of local files and folders only their names."""
+    """The flags that a card tells, as a command; for local files and folders stand words that say what to put there."""
     words = ["accelerate launch --quiet", config.script]
     for item, value in _flags(config):
         told = item.metadata["card"]
-        if told == "always" or (told == "changed" and value != item.default):
-            words.append(f"--{item.name} {_shown(value)}")
+        if (told == "always" and value is not None) or (told == "changed" and value != item.default):
+            words.append(f"--{item.name} {_shown(value, PLACES.get(item.name))}")
+    if config.data.dataset is not None:
+        words.append(f"--dataset_name {PLACES['dataset_name']}")
     return " ".join([*words, f"--output_dir {_shown(str(config.output_dir))}"])
 
 
@@ -68,9 +79,11 @@ def _flags(config: TrainingConfig) -> Iterator[tuple[Field, Any]]:
             yield item, getattr(group, item.name)
 
 
-def _shown(value: object) -> str:
-    text = Path(value).expanduser().resolve().name if isinstance(value, str) and _is_local(value) else f"{value}"
-    return shlex.quote(text)
+def _shown(value: object, place: str | None = None) -> str:
+    """A value as a word; of a local one `place`, or the last part of its name."""
+    if not (isinstance(value, str) and _is_local(value)):
+        return shlex.quote(f"{value}")
+    return place or shlex.quote(Path(value).expanduser().resolve().name)
 
 
 def _is_local(name: str) -> bool:

@@ -63,3 +63,48 @@ def test_a_curve_leaves_out_what_is_not_finite(tmp_path):
     assert axes.lines[0].get_xydata().tolist() == [[1, 1], [4, 0.5]]
     nothing = history_figure([{"step": 1, "train_loss": math.nan}], "loss, nats")
     nothing.savefig(tmp_path / "nothing.png")
+
+
+def falling(count=200, start=560.0, end=100.0):
+    """A loss that falls fast, with a spike."""
+    rows = [{"step": 20 * i, "train_loss": end + (start - end) * 0.5 ** (i - 1)} for i in range(1, count + 1)]
+    rows[count // 2]["train_loss"] = 1e6
+    return rows
+
+
+def boxes(axis):
+    """Of the labels that are drawn."""
+    low, high = sorted(axis.get_view_interval())
+    ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)
+    return [label.get_window_extent() for place, label in ticks if low <= place <= high and label.get_text()]
+
+
+@pytest.mark.parametrize("rows", [falling(), falling(start=1.0, end=0.03), falling(8), falling(2)])
+def test_the_beginning_of_a_curve_is_shown_and_a_spike_is_not(rows):
+    (axes,) = history_figure(rows, "loss").axes
+    low, high = axes.get_ylim()
+    assert low < min(row["train_loss"] for row in rows)
+    assert rows[0]["train_loss"] < high
+    assert len(rows) < 100 or high < 2 * rows[0]["train_loss"]
+
+
+@pytest.mark.parametrize("rows", [falling(), falling(start=1.0, end=0.03), falling(4), falling(2000, 10.0, 0.1)])
+def test_labels_of_ticks_do_not_overlap(rows):
+    figure = history_figure([*rows, *({"step": 40 * i, "samples_frechet": 3.0 / i} for i in (1, 5, 20))], "loss")
+    figure.canvas.draw()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        found = boxes(axis)
+        assert 2 <= len(found) <= 12
+        assert not [a for i, a in enumerate(found) for b in found[:i] if a.overlaps(b)]
+
+
+def test_distances_of_samples_have_panels_of_their_own():
+    rows = [{"step": 10, "train_loss": 2.0}, {"step": 10, "samples_frechet": 3.5, "samples_kid": 0.5}]
+    loss, frechet, kid = history_figure(rows, "loss, nats").axes
+    assert [axes.get_ylabel().split(" of ")[0] for axes in (loss, frechet, kid)] == [
+        "loss, nats",
+        "Frechet distance",
+        "kernel distance",
+    ]
+    assert frechet.lines[0].get_xydata().tolist() == [[10, 3.5]]
+    assert kid.lines[0].get_xydata().tolist() == [[10, 0.5]]

@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset, Features, Image
 
 from hfgen.core.errors import HfgenError
-from hfgen.data.decode import ImageReader, channels_of, open_image, raster_formats, undecoded
+from hfgen.data.decode import WHITE, ImageReader, channels_of, colour, open_image, raster_formats, undecoded
 
 FEATURES = Features({"image": Image()})
 
@@ -26,10 +26,15 @@ def dataset_of(*files):
     return Dataset.from_dict({"image": [{"bytes": data, "path": None} for data in files]}, features=FEATURES)
 
 
-def reader(*files, channels=1, resolution=8, center_crop=True, seed=0):
-    dataset = undecoded(dataset_of(*files), "image")
+def reader(*files, channels=1, resolution=8, center_crop=True, seed=0, background=WHITE):
     return ImageReader(
-        dataset=dataset, column="image", channels=channels, resolution=resolution, center_crop=center_crop, seed=seed
+        dataset=undecoded(dataset_of(*files), "image"),
+        column="image",
+        channels=channels,
+        resolution=resolution,
+        center_crop=center_crop,
+        seed=seed,
+        background=background,
     )
 
 
@@ -72,6 +77,74 @@ def test_palette_and_transparency():
     palette = reader(encoded(colours.convert("P", palette=PIL.Image.Palette.ADAPTIVE)), channels=3)(0)
     assert (palette[:, 0, 0] == [255, 0, 0]).all()
     assert reader(encoded(random_image(8, 8).convert("RGBA")), channels=3)(0).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparent_pixels_show_the_background(channels):
+    """Porter and Duff's "over" on an opaque ground, by hand; the hidden colours of clear pixels must not come through."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    pixels[0, :, 3], pixels[1, :, 3] = 0, 255
+    image = PIL.Image.fromarray(pixels)
+    for ground in ((255, 255, 255), (10, 200, 90)):
+        found = reader(encoded(image), channels=channels, background=ground)(0)
+        alpha = pixels[..., 3:] / 255
+        over = pixels[..., :3] * alpha + np.array(ground) * (1 - alpha)
+        if channels == 1:
+            over = over @ np.array([[0.299], [0.587], [0.114]])
+        # two roundings, of the composite and of the luma
+        assert np.abs(found.transpose(1, 2, 0) - over).max() <= 1 + 1e-9
+        assert np.array_equal(found[:, 0], reader(encoded(ground_image(ground)), channels=channels)(0)[:, 0])
+
+
+def ground_image(colour):
+    return PIL.Image.new("RGB", (8, 8), colour)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_opaque_images_are_as_without_their_alpha(mode):
+    plain = random_image(8, 8, mode[:-1])
+    opaque = plain.copy()
+    opaque.putalpha(255)
+    channels = len(mode) - 1
+    assert np.array_equal(reader(encoded(opaque), channels=channels)(0), reader(encoded(plain), channels=channels)(0))
+
+
+def test_a_colour_that_stands_for_none():
+    """PNG's tRNS of grey, of colour, of a palette and of 16 bits; GIF's transparent index."""
+    grey = PIL.Image.fromarray(np.array([[0, 90], [90, 200]], np.uint8))
+    colour = PIL.Image.merge("RGB", [grey] * 3)
+    palette = grey.copy()
+    palette = palette.convert("P")
+    deep = PIL.Image.fromarray(np.array([[0, 90], [90, 200]], np.uint16) * 257)
+    files = [
+        encoded(grey, transparency=90),
+        encoded(colour, transparency=(90, 90, 90)),
+        encoded(palette, transparency=90),
+        encoded(palette, "GIF", transparency=90),
+        encoded(deep, transparency=90 * 257),
+    ]
+    for file in files:
+        assert reader(file, resolution=2)(0)[0].tolist() == [[0, 255], [255, 200]]
+        assert reader(file, channels=3, resolution=2, background=(1, 2, 3))(0)[:, 0, 1].tolist() == [1, 2, 3]
+
+
+def test_inks_become_colours():
+    """Of cyan, magenta, yellow and black none is white, and all of magenta and yellow is red; JPEG keeps plain areas."""
+    for inks, expected in (((0, 0, 0, 0), 255), ((0, 255, 255, 0), [255, 0, 0]), ((0, 0, 0, 255), 0)):
+        file = encoded(PIL.Image.new("CMYK", (8, 8), inks), "JPEG", quality=95)
+        assert np.abs(reader(file, channels=3)(0)[:, 4, 4].astype(int) - expected).max() <= 2
+
+
+def test_modes_of_no_kind_are_refused():
+    with pytest.raises(HfgenError, match=r"row 0 of .* is of mode LAB, not of grey or RGB: convert the images"):
+        reader(encoded(PIL.Image.new("LAB", (8, 8)), "TIFF"))(0)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("white", (255, 255, 255)), ("#102030", (16, 32, 48))])
+def test_colours_by_name(text, expected):
+    assert colour(text) == expected
+    with pytest.raises(HfgenError, match="background='transparentish' is no colour"):
+        colour("transparentish")
 
 
 def test_sixteen_bits_are_scaled_to_eight():
@@ -184,9 +257,8 @@ def test_a_bad_row_has_the_number_that_it_has_in_its_source():
 
 
 def test_channels_of_an_image():
-    assert [channels_of(PIL.Image.new(mode, (2, 2))) for mode in ("1", "L", "LA", "RGB", "RGBA", "P", "CMYK")] == [
-        1, 1, 1, 3, 3, 3, 3,
-    ]  # fmt: skip
+    modes = ("1", "L", "LA", "I;16", "I;16B", "RGB", "RGBA", "P", "CMYK")
+    assert [channels_of(mode) for mode in modes] == [1, 1, 1, 1, 1, 3, 3, 3, 3]
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"

@@ -1,12 +1,18 @@
 """Sources of images: where they are found, how they are split, and what is said when they are not there."""
 
+import io
+import tarfile
+from collections import Counter
+
 import numpy as np
 import PIL.Image
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 from hfgen.core.errors import HfgenError
-from hfgen.data.sources import choose_splits, find_image_column, find_label_column, load_source
+from hfgen.data.decode import open_image, undecoded
+from hfgen.data.labels import class_labels, class_names, find_label_column
+from hfgen.data.sources import choose_splits, find_image_column, load_source
 
 FEATURES = Features({"id": Value("int64"), "picture": Image(), "digit": ClassLabel(num_classes=3)})
 
@@ -85,34 +91,46 @@ def test_unknown_source_without_a_network(offline):
 def test_folder_without_images(tmp_path):
     with pytest.raises(HfgenError, match=f"dataset '{tmp_path}' cannot be loaded"):
         load_source("ignored", train_data_dir=str(tmp_path))
-    with pytest.raises(HfgenError, match="train_data_dir='no-folder' is no folder"):
+    with pytest.raises(HfgenError, match="train_data_dir='no-folder' is no folder or file"):
         load_source("ignored", train_data_dir="no-folder")
 
 
 def test_held_out_split_by_name():
     source = DatasetDict(train=rows(20), test=rows(5))
-    train, held_out, says = choose_splits(source, "train", "test", label_column="label", seed=0)
-    assert (len(train), len(held_out), says) == (20, 5, "the split 'test'")
+    splits = choose_splits(source, "train", "test", label_column="label", seed=0)
+    assert (len(splits.train), len(splits.validation), splits.held_out) == (20, 5, "the split 'test'")
+    assert (splits.held_out_split, splits.rows) == ("test", None)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(10, 1), (99, 9), (20_000, 2000), (30_000, 2000)])
 def test_a_tenth_is_held_out_up_to_2000(count, expected):
-    train, held_out, says = choose_splits(DatasetDict(train=rows(count)), "train", None, label_column=None, seed=0)
-    assert len(held_out) == expected
-    assert says == f"{expected} images taken from 'train'"
-    assert sorted([*train["id"], *held_out["id"]]) == list(range(count))  # disjoint, and nothing is lost
+    splits = choose_splits(DatasetDict(train=rows(count)), "train", None, label_column=None, seed=0)
+    assert len(splits.validation) == expected
+    assert splits.held_out == f"{expected} images taken from 'train'"
+    assert (list(splits.rows), list(splits.train_rows)) == (splits.validation["id"][:], splits.train["id"][:])
+    assert sorted([*splits.rows, *splits.train_rows]) == list(range(count))  # disjoint, and nothing is lost
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_rows_are_known_by_their_numbers(shuffled, seed):
+    """Also of a dataset that is a selection itself, and of a single row, which `datasets` cuts out without a list of numbers."""
+    train = rows(12).shuffle(seed=seed) if shuffled else rows(12)
+    splits = choose_splits(DatasetDict(train=train), "train", None, label_column=None, seed=seed)
+    for part, numbers in ((splits.validation, splits.rows), (splits.train, splits.train_rows)):
+        assert part["id"][:] == train.select(numbers)["id"][:]
 
 
 def test_a_missing_split_is_replaced_and_said():
-    _, held_out, says = choose_splits(DatasetDict(train=rows(50)), "train", "valid", label_column=None, seed=0)
-    assert len(held_out) == 5
-    assert says == "5 images taken from 'train' (there is no split 'valid')"
+    splits = choose_splits(DatasetDict(train=rows(50)), "train", "valid", label_column=None, seed=0)
+    assert len(splits.validation) == 5
+    assert splits.held_out == "5 images taken from 'train' (there is no split 'valid')"
 
 
 def test_held_out_images_are_a_function_of_the_seed():
     source = DatasetDict(train=rows(200))
     first, again, other = (
-        choose_splits(source, "train", None, label_column=None, seed=seed)[1]["id"] for seed in (1, 1, 2)
+        choose_splits(source, "train", None, label_column=None, seed=seed).validation["id"] for seed in (1, 1, 2)
     )
     assert list(first) == list(again)
     assert set(first) != set(other)
@@ -122,14 +140,15 @@ def test_held_out_classes_are_in_proportion():
     labels = [0] * 700 + [1] * 200 + [2] * 100
     source = DatasetDict(train=rows(1000, labels))
     for seed in range(3):
-        _, held_out, _ = choose_splits(source, "train", None, label_column="label", seed=seed)
-        assert np.bincount(held_out["label"]).tolist() == [70, 20, 10]
+        splits = choose_splits(source, "train", None, label_column="label", seed=seed)
+        assert np.bincount(splits.validation["label"]).tolist() == [70, 20, 10]
+        assert list(splits.rows) == splits.validation["id"][:]
 
 
 def test_a_class_of_one_image_does_not_stop_the_split():
     source = DatasetDict(train=rows(50, [0] * 49 + [1]))
-    train, held_out, _ = choose_splits(source, "train", None, label_column="label", seed=0)
-    assert sorted([*train["id"], *held_out["id"]]) == list(range(50))
+    splits = choose_splits(source, "train", None, label_column="label", seed=0)
+    assert sorted([*splits.train["id"], *splits.validation["id"]]) == list(range(50))
 
 
 @pytest.mark.parametrize(
@@ -167,3 +186,78 @@ def test_label_column():
         HfgenError, match="label_column='label' is not in the dataset; its columns are id, picture, digit"
     ):
         find_label_column(dataset, "label")
+
+
+def tar_of(path, pictures):
+    """A WebDataset shard: PNG files, and classes as text."""
+    with tarfile.open(path, "w") as shard:
+        for i, level in enumerate(pictures):
+            buffer = io.BytesIO()
+            PIL.Image.new("L", (4, 4), level).save(buffer, "PNG")
+            for ending, data in (("png", buffer.getvalue()), ("cls", str(i % 3).encode())):
+                member = tarfile.TarInfo(f"{i:03}.{ending}")
+                member.size = len(data)
+                shard.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("flag", ["dataset_name", "train_data_dir"])
+@pytest.mark.parametrize("layout", ["images", "parquet", "file", "disk", "shards", "shard"])
+def test_both_flags_take_what_datasets_reads(layout, flag, tmp_path):
+    place, cache = tmp_path / "data", str(tmp_path / "cache")
+    place.mkdir()
+    column = "picture"
+    if layout == "images":
+        column = "image"
+        for i in range(3):
+            PIL.Image.new("L", (4, 4), i).save(place / f"{i}.png")
+    elif layout in ("parquet", "file"):
+        pictures(3).to_parquet(place / "train.parquet")
+        PIL.Image.new("L", (4, 4)).save(place / "preview.png")  # an ornament
+        place = place / "train.parquet" if layout == "file" else place
+    elif layout == "disk":
+        pictures(3).save_to_disk(str(place))
+    else:
+        column = "png"
+        tar_of(place / "train-0000.tar", range(3))
+        place = place / "train-0000.tar" if layout == "shard" else place
+    named = {"dataset_name": None, flag: str(place)}
+    train = load_source(**named, cache_dir=cache)["train"]
+    assert find_image_column(train, None) == column
+    assert [np.asarray(image.convert("L"))[0, 0] for image in train[column]] == [0, 1, 2]
+    if column == "png":
+        assert class_labels(train, "cls", class_names(train, "cls")).tolist() == [0, 1, 2]
+
+
+def test_metadata_beside_image_files(tmp_path):
+    for i in range(4):
+        PIL.Image.new("L", (4, 4), i).save(tmp_path / f"{i}.png")
+    (tmp_path / "metadata.csv").write_text("file_name,kind\n0.png,dog\n1.png,cat\n2.png,dog\n3.png,eel\n")
+    train = load_source(None, train_data_dir=str(tmp_path), cache_dir=str(tmp_path.parent / "cache"))["train"]
+    names = class_names(train, "kind")
+    assert names == ["cat", "dog", "eel"]
+    assert class_labels(train, "kind", names).tolist() == [1, 0, 1, 2]
+
+
+def test_classes_of_strings_are_held_out_in_proportion():
+    labels = ["ant"] * 70 + ["bee"] * 20 + ["cat"] * 10
+    source = DatasetDict(train=Dataset.from_dict({"id": range(100), "kind": labels}))
+    splits = choose_splits(source, "train", None, label_column="kind", seed=0)
+    assert Counter(splits.validation["kind"]) == {"ant": 7, "bee": 2, "cat": 1}
+    assert (list(splits.rows), list(splits.train_rows)) == (splits.validation["id"][:], splits.train["id"][:])
+    assert sorted([*splits.rows, *splits.train_rows]) == list(range(100))
+
+
+def test_columns_of_encoded_images_that_nobody_called_so():
+    files = pictures(2).cast_column("picture", Image(decode=False))["picture"][:]
+    plain = Dataset.from_dict({"data": [file["bytes"] for file in files], "parts": files})
+    with pytest.raises(HfgenError, match="no image column"):
+        find_image_column(plain, None)
+    for column in ("data", "parts"):
+        assert find_image_column(plain, column) == column
+        shown = undecoded(plain, column)[1][column]
+        assert np.asarray(open_image(shown, "1"))[0, 0] == 1
+
+
+def test_no_source_at_all():
+    with pytest.raises(HfgenError, match="no images are named"):
+        load_source(None)

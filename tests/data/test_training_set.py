@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 
 from hfgen.configs.training import DataConfig
 from hfgen.core.errors import HfgenError
+from hfgen.data.subset import rows_of_text
 from hfgen.data.training_set import load_training_set
 
 
@@ -55,11 +56,19 @@ def test_held_out_images_are_not_trained_on(wide_folder):
     assert not train & held_out
 
 
-def test_the_first_images_are_used_and_the_held_out_ones_stay(wide_folder):
-    few, all_of_them = (load(dataset_name=wide_folder, max_train_samples=n) for n in (10, 1000))
-    assert len(few.train) == 10
-    assert few.train.images.equal(all_of_them.train.images[:10])
+def test_fewer_images_are_drawn_from_all_classes_and_the_held_out_ones_stay(tmp_path):
+    """90 images of three classes, one after the other, as in a folder of classes."""
+    labels = [i // 30 for i in range(90)]
+    features = Features({"image": Image(), "label": ClassLabel(names=["ant", "bee", "cat"])})
+    pixels = [np.full((4, 4), i, np.uint8) for i in range(90)]
+    Dataset.from_dict({"image": pixels, "label": labels}, features=features).save_to_disk(str(tmp_path))
+    few, again, all_of_them = (load(dataset_name=str(tmp_path), max_train_samples=n) for n in (12, 12, 1000))
+    assert few.train_labels.bincount().tolist() == [4, 4, 4]
+    assert (few.train.images[:, 0, 0, 0] // 30).tolist() == few.train_labels.tolist()
+    assert few.train.images.equal(again.train.images)
     assert few.validation.images.equal(all_of_them.validation.images)
+    assert few.told[0] == "3 classes: ant 4, bee 4, cat 4"
+    assert [row // 30 for row in rows_of_text(few.origin.train_rows)] == few.train_labels.tolist()
 
 
 def test_held_out_images_are_cropped_in_the_middle(wide_folder):
