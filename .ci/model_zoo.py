@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hfgen.core.files import read_json, write_text
-from hfgen.families.registry import family_of
+from hfgen.families.registry import family_of, get_family
 from hfgen.results import EvaluationResult, LikelihoodResult, Metric, SampleResult, TrainingRecord
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,7 +86,7 @@ def zoo(entries: list[Entry]) -> str:
                 e.title,
                 f"{e.result.parameters:,}",
                 f"{e.likelihood.quantity} ({e.result.split} images: {e.result.images:,})",
-                _text(_headline(e, "bound")),
+                _text(_headline(e, "bound")) + _withheld(e),
                 _weighted(e),
                 _training(e),
             )
@@ -117,7 +117,7 @@ def short_table(entries: list[Entry]) -> str:
                 f"[{e.name}]({SITE}/model_cards/{e.name}/README.md)",
                 e.title,
                 f"{e.result.parameters:,}",
-                _text(_headline(e, "importance-weighted bound") or _headline(e, "bound")) + _caveat(e),
+                _text(_headline(e, "importance-weighted bound") or _headline(e, "bound")) + _caveat(e) + _withheld(e),
                 _with_floor(e.samples, "frechet"),
             )
             for e in entries
@@ -145,6 +145,12 @@ def _text(metric: Metric | None) -> str:
 def _weighted(entry: Entry) -> str:
     text = _text(_headline(entry, "importance-weighted bound"))
     return f"{text}, k = {entry.likelihood.facts['iw_samples']:,}" if text else ""
+
+
+def _withheld(entry: Entry) -> str:
+    """That the bound of a model of classes is the one without them; results of before do not tell, their kind does."""
+    told_classes = entry.result.class_withheld or entry.title == get_family("class_conditional_ddpm").title
+    return ", class withheld" if told_classes else ""
 
 
 def _caveat(entry: Entry) -> str:

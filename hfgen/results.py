@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 RESULTS_FILE, TRAINING_FILE = "results.json", "training.json"
 SCHEMA_VERSION = 2
+MOST_DIGITS = 8
+WITHHELD = "withheld"
 # keys of version 1, whose files named the kind alone and had facts of a kind beside the others
 FAMILY_OF_KIND = {"VAE": "vae", "diffusion": "ddpm"}
 FACTS_OF_VERSION_1 = ("T", "prediction_type", "variance_type", "evaluations", "exact", "iw_samples")
@@ -25,6 +27,9 @@ ROLES_OF_VERSION_1 = {
     "negative_elbo": "bound",
     "negative_iw_bound": "importance-weighted bound",
 }
+
+# fields of parts that files of before lack
+LATER_FIELDS = ("num_features", "training_images", "measured_on")
 
 # what a file must hold where a field is declared so
 KINDS: Mapping[str, Any] = {
@@ -56,11 +61,19 @@ class Metric:
     role: str | None = None
 
     def text(self, digits: int | None = None) -> str:
-        """Mean, error and unit; by default two digits of nats and three of all else."""
-        digits = (2 if self.unit.startswith("nats") else 3) if digits is None else digits
+        """Mean, error and unit; by default two digits of nats and three of all else, or those that the error leaves."""
         error = self.standard_error
+        if digits is None:
+            digits = 2 if self.unit.startswith("nats") else max(3, self._digits_of_error())
         spread = "" if error is None or math.isnan(error) else f" ± {error:.{digits}f}"
         return f"{self.mean:.{digits}f}{spread} {self.unit}".rstrip()
+
+    def _digits_of_error(self) -> int:
+        """So many that a small error has one digit; of a unit the digits are the usual ones."""
+        error = self.standard_error
+        if self.unit or error is None or math.isnan(error) or error <= 0:
+            return 0
+        return min(MOST_DIGITS, -math.floor(math.log10(error)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +87,18 @@ class BoundTerms:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeasuredOn:
+    """On what a part was measured that is older than the rest of the results; names as in `EvaluationResult`."""
+
+    dataset: str
+    dataset_fingerprint: str
+    split: str
+    images: int
+    seed: int
+    run_metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LikelihoodResult:
     """A likelihood, or bounds on one.
 
@@ -84,6 +109,7 @@ class LikelihoodResult:
         facts: what else is to be known, of this family, as JSON values.
         metrics: by key, in nats per image and where it makes sense in bits/dim.
         seconds: that it took.
+        measured_on: where that is not what the results tell of all.
     """
 
     quantity: str
@@ -93,6 +119,7 @@ class LikelihoodResult:
     how: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     terms: BoundTerms | None = None
+    measured_on: MeasuredOn | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +130,11 @@ class SampleResult:
         count, reference: samples, and real images that they were held against.
         how: by which sampler.
         features: of which network.
-        classes: "names", and frequencies of "samples" and "reference".
+        classes: "names", and frequencies of "samples" and "reference"; empty for a network without classes.
         metrics: by key; those that end in "_floor" are of real images in place of the samples.
+        num_features: of the network; None in files of before it was told.
+        training_images: among how many the nearest neighbours were sought; None where they were not.
+        measured_on: where that is not what the results tell of all.
     """
 
     count: int
@@ -115,6 +145,26 @@ class SampleResult:
     metrics: Mapping[str, Metric]
     seconds_sampling: float
     seconds_measuring: float
+    num_features: int | None = None
+    training_images: int | None = None
+    measured_on: MeasuredOn | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplePictures:
+    """What there is to see of samples, uint8 (N, C, H, W).
+
+    Attributes:
+        samples: the first ones.
+        labels: the names of the classes that they were asked for, None where there are none.
+        real: images that they are held against.
+        nearest: of each of the first samples the training image that is nearest in pixels.
+    """
+
+    samples: torch.Tensor = field(repr=False)
+    labels: tuple[str, ...] | None
+    real: torch.Tensor = field(repr=False)
+    nearest: torch.Tensor = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +176,10 @@ class EvaluationResult:
         parameters: of its network.
         dataset, dataset_fingerprint, split, images: on which images; of a local dataset its folder's name.
         run_metadata: device and versions.
+        model_digest: of the weights and configs that were measured; None in files of before it was told.
         likelihood, samples: the parts, None where one was not asked for.
         seconds_per_sample: by the number of samples at once, as `hfgen compare` measures it.
-        pictures: the first samples, uint8 (N, C, H, W); not in the file.
+        pictures: what there is to see of the samples; not in the file.
     """
 
     family: str
@@ -143,7 +194,8 @@ class EvaluationResult:
     likelihood: LikelihoodResult | None = None
     samples: SampleResult | None = None
     seconds_per_sample: Mapping[str, float] | None = None
-    pictures: torch.Tensor | None = field(default=None, compare=False, repr=False)
+    model_digest: str | None = None
+    pictures: SamplePictures | None = field(default=None, compare=False, repr=False)
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -157,6 +209,11 @@ class EvaluationResult:
         """The metric of that role and unit, if there is one."""
         return next((m for m in self.metrics.values() if m.role == role and m.unit == unit), None)
 
+    @property
+    def class_withheld(self) -> bool:
+        """Whether the model is told classes, and its bound is that of images whose class it was not told."""
+        return self.likelihood is not None and self.likelihood.facts.get("class") == WITHHELD
+
     def table(self) -> str:
         """For a terminal."""
         lines = [
@@ -165,12 +222,12 @@ class EvaluationResult:
         if self.likelihood is not None:
             part = self.likelihood
             effort = f", {part.how}" if part.how else ""
-            lines.append(f"{part.quantity} ({part.likelihood}), {part.seconds:.0f} s{effort}")
+            lines.append(f"{part.quantity} ({part.likelihood}), {part.seconds:.0f} s{effort}{_earlier(part)}")
         if self.samples is not None:
             drawn = self.samples
             lines.append(
                 f"{drawn.count} samples ({drawn.how}, {drawn.seconds_sampling:.0f} s) against {drawn.reference} images, "
-                f"features of the {drawn.features}"
+                f"features of the {drawn.features}{_earlier(drawn)}"
             )
         width = max((len(m.name) for m in self.metrics.values()), default=0)
         return "\n".join([*lines, *(_row(m, width) for m in self.metrics.values())])
@@ -206,7 +263,8 @@ class EvaluationResult:
         """JSON values; `from_json` reads them."""
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "pictures"}
         for name in ("likelihood", "samples"):
-            values[name] = None if values[name] is None else asdict(values[name])
+            part = values[name]
+            values[name] = None if part is None else {k: v for k, v in asdict(part).items() if not _is_default(part, k)}
         return {"schema_version": SCHEMA_VERSION, **values}
 
     @classmethod
@@ -233,9 +291,27 @@ class EvaluationResult:
         """Read a JSON file; `HfgenError` for one that cannot be read or is none of results."""
         return cls.from_json(read_json(Path(path)), str(path))
 
-    def with_pictures(self, pictures: torch.Tensor | None) -> EvaluationResult:
-        """The same with the first samples."""
-        return replace(self, pictures=pictures)
+    def measured_on(self, part: LikelihoodResult | SampleResult) -> MeasuredOn:
+        """On what a part of these results was measured."""
+        own = MeasuredOn(**{item.name: getattr(self, item.name) for item in fields(MeasuredOn)})
+        return part.measured_on or own
+
+    def with_earlier(self, earlier: EvaluationResult) -> EvaluationResult:
+        """These results with those parts of earlier ones that they lack, each of which keeps on what it was measured.
+
+        Results of other weights or configs are not the model's: of them nothing is kept.
+        """
+        if self.model_digest is None or self.model_digest != earlier.model_digest:
+            return self
+        kept: dict[str, Any] = {}
+        for name in ("likelihood", "samples"):
+            part = getattr(earlier, name)
+            if part is not None and getattr(self, name) is None:
+                measured_on = earlier.measured_on(part)
+                kept[name] = replace(part, measured_on=None if measured_on == self.measured_on(part) else measured_on)
+        if self.seconds_per_sample is None:
+            kept["seconds_per_sample"] = earlier.seconds_per_sample
+        return replace(self, **kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +322,7 @@ class TrainingRecord:
         family: the kind of model; None in files of before it was told.
         loss: what `held_out_loss` is, with its unit.
         held_out: in words, where the held-out images come from.
+        data: an `hfgen.data.origin.Origin` as JSON values; None in files of before it was told.
         run_metadata: device and versions.
     """
 
@@ -267,6 +344,7 @@ class TrainingRecord:
     mixed_precision: str
     run_metadata: Mapping[str, str]
     family: str | None = None
+    data: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; `from_json` reads them."""
@@ -296,6 +374,17 @@ def _row(metric: Metric, width: int) -> str:
     error = metric.standard_error
     spread = "" if error is None or math.isnan(error) else f"  +- {error:.4f}"
     return f"{metric.name:<{width}}  {metric.mean:>10.4f}{spread}  {metric.unit}".rstrip()
+
+
+def _earlier(part: LikelihoodResult | SampleResult) -> str:
+    """On what a part was measured that is kept from earlier."""
+    on = part.measured_on
+    return "" if on is None else f"; measured before, on {on.images} images of {on.dataset}/{on.split}, seed {on.seed}"
+
+
+def _is_default(part: Any, name: str) -> bool:
+    """Whether a field of later versions says nothing, and is left out of the file."""
+    return name in LATER_FIELDS and getattr(part, name) is None
 
 
 def _from_version_1(value: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -341,13 +430,20 @@ def _likelihood(value: Any, place: str) -> LikelihoodResult:
         for name in ("mean", "standard_error", "draws"):
             terms[name] = tuple(_checked(terms.get(name), (list, tuple), f"{place}: terms", name))
         value["terms"] = _made(BoundTerms, terms, f"{place}: terms")
-    return _made(LikelihoodResult, value, place)
+    return _made(LikelihoodResult, _with_measured_on(value, place), place)
 
 
 def _samples(value: Any, place: str) -> SampleResult:
     value = dict(_object(value, place))
     value["metrics"] = _metrics(value.get("metrics"), f"{place}: metrics")
-    return _made(SampleResult, value, place)
+    return _made(SampleResult, _with_measured_on(value, place), place)
+
+
+def _with_measured_on(value: dict[str, Any], place: str) -> dict[str, Any]:
+    if value.get("measured_on") is not None:
+        place = f"{place}: measured_on"
+        value["measured_on"] = _made(MeasuredOn, dict(_object(value["measured_on"], place)), place)
+    return value
 
 
 def _metrics(value: Any, place: str) -> dict[str, Metric]:

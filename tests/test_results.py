@@ -166,3 +166,57 @@ def test_results_show_themselves_in_a_notebook():
     assert len(result().plot().axes) == 2
     with pytest.raises(HfgenError, match="no terms over t"):
         result(likelihood=None).plot()
+
+
+OTHER = {"dataset": "photos", "dataset_fingerprint": "def", "split": "held out", "images": 7, "seed": 5}
+
+
+def measured(digest, **parts):
+    return result(model_digest=digest, **{"likelihood": None, "samples": None, **parts})
+
+
+def test_parts_of_one_model_are_merged_each_with_its_settings(tmp_path):
+    whole = result()
+    first = measured("m", likelihood=whole.likelihood)
+    second = measured("m", samples=whole.samples, **OTHER, run_metadata={"device": "slate"})
+    merged = second.with_earlier(first)
+    assert set(merged.metrics) == {"vlb_total_bits_per_dim", "frechet"}
+    assert (merged.dataset, merged.images, merged.run_metadata) == ("photos", 7, {"device": "slate"})
+    assert merged.measured_on(merged.samples).seed == 5
+    on = merged.measured_on(merged.likelihood)
+    assert (on.dataset, on.images, on.seed, on.run_metadata["device"]) == ("digits", 60, 0, "abacus")
+    assert "measured before, on 60 images of digits/test, seed 0" in merged.table()
+    merged.save(tmp_path / "results.json")
+    assert EvaluationResult.load(tmp_path / "results.json") == merged
+
+
+def test_a_part_that_is_measured_again_takes_the_place_of_the_earlier_one():
+    whole = result(model_digest="m")
+    again = measured("m", likelihood=whole.likelihood, seed=3)
+    merged = again.with_earlier(whole)
+    assert merged.measured_on(merged.likelihood).seed == 3
+    assert merged.measured_on(merged.samples).seed == 0
+    # a third time: what is kept still tells when it was measured
+    third = measured("m", samples=whole.samples, seed=4).with_earlier(merged)
+    assert (third.measured_on(third.likelihood).seed, third.measured_on(third.samples).seed) == (3, 4)
+
+
+def test_parts_measured_on_the_same_images_tell_it_once():
+    whole = result()
+    merged = measured("m", samples=whole.samples).with_earlier(measured("m", likelihood=whole.likelihood))
+    assert merged == result(model_digest="m")
+    assert "measured_on" not in json.dumps(merged.to_json())
+
+
+@pytest.mark.parametrize(("first", "second"), [("m", "n"), (None, None), (None, "m"), ("m", None)])
+def test_results_of_other_weights_are_not_merged(first, second):
+    whole = result()
+    earlier, later = measured(first, likelihood=whole.likelihood), measured(second, samples=whole.samples)
+    assert later.with_earlier(earlier) == later
+
+
+def test_a_small_error_has_its_digit():
+    assert Metric(name="kid", mean=0.00123, standard_error=0.00048).text() == "0.0012 ± 0.0005"
+    assert Metric(name="kid", mean=1.23, standard_error=0.45).text() == "1.230 ± 0.450"
+    assert Metric(name="kid", mean=1.23, standard_error=math.nan).text() == "1.230"
+    assert Metric(name="bound", mean=1.5, standard_error=1e-5, unit="bits/dim").text() == "1.500 ± 0.000 bits/dim"

@@ -9,12 +9,12 @@ from typing import NoReturn
 
 from hfgen import __doc__ as DESCRIPTION
 from hfgen import __version__
-from hfgen.cli import card, compare, evaluate, figures, publish, sample
+from hfgen.cli import card, compare, evaluate, figures, publish, sample, train_features
 from hfgen.cli.parser import Parser
 from hfgen.configs.flags import OutOfRange
 from hfgen.core.ending import DEBUG, exit_status
 
-COMMANDS = (sample, evaluate, compare, figures, card, publish)
+COMMANDS = (sample, evaluate, compare, figures, card, publish, train_features)
 
 
 class CommandParser(Parser):

@@ -16,6 +16,7 @@ from hfgen.core.errors import HfgenError
 from hfgen.core.files import make_folder, read_json, write_json, write_text
 from hfgen.core.overwrite import check_replaceable
 from hfgen.core.resume import Resumable, remove, tell_anew
+from hfgen.data.choice import ImageChoice, choose_images
 from hfgen.evaluation.comparison_page import MARK, has_mark, html_page, markdown_table
 from hfgen.evaluation.evaluate import pictures_beside, prepare, split_options, write_results
 from hfgen.evaluation.timing import seconds_per_sample
@@ -24,7 +25,7 @@ from hfgen.families.model import Model
 from hfgen.results import RESULTS_FILE, TRAINING_FILE, EvaluationResult, TrainingRecord
 
 BATCHES = (1, 64)
-NOTHING = "–"
+NOTHING, REAL_IMAGES = "–", "real images"
 KEPT_FILE = "kept.json"
 Loader = Callable[[str], Model]
 
@@ -35,7 +36,7 @@ class Entry:
 
     Attributes:
         training: what its trainer wrote, if it did.
-        pictures: paths of "samples" and "terms".
+        pictures: paths of those of `pictures_beside` that there are.
     """
 
     name: str
@@ -73,15 +74,18 @@ class Comparison:
         write_text(path, self.page)
 
     def plot(self):
-        """The sample grids beside each other, as a matplotlib figure."""
+        """Real images and the samples of each model beside each other, as a matplotlib figure."""
         from hfgen.core.media import image_grid
         from hfgen.core.plotting import new_figure
 
-        shown = [(name, result.pictures) for name, result in self.results.items() if result.pictures is not None]
+        drawn = {name: result.pictures for name, result in self.results.items() if result.pictures is not None}
+        shown = {name: pictures.samples for name, pictures in drawn.items()}
+        if drawn:
+            shown = {REAL_IMAGES: next(iter(drawn.values())).real, **shown}
         figure = new_figure(4 * max(1, len(shown)), 4.4)
         axes = figure.subplots(1, max(1, len(shown)), squeeze=False)[0]
-        for place, (name, pictures) in zip(axes, shown, strict=False):
-            place.imshow(image_grid(pictures), cmap="gray")
+        for place, (name, images) in zip(axes, shown.items(), strict=False):
+            place.imshow(image_grid(images), cmap="gray")
             place.set(title=name, xticks=[], yticks=[])
         return figure
 
@@ -99,13 +103,15 @@ def compare_models(config: ComparisonConfig, load: Loader, work: Path) -> Compar
     loaded and for an option that no model has, before anything is measured; and as `evaluate_model`.
     """
     names = model_names(config)
-    check_models(config, load, names)
+    folders = check_models(config, load, names)
+    images = choose_images(config.evaluation, dict(zip(names, folders, strict=True)))
+    images.tell()
     resumable = _resumable(config, work)
     entries = []
     try:
         for number, (place, name) in enumerate(zip(config.models, names, strict=True)):
             # numbered folders: no name of a model is in the way of another's files
-            entries.append(_entry(config, replace(load(place), name=name), work / str(number)))
+            entries.append(_entry(config, replace(load(place), name=name), images, work / str(number)))
     except HfgenError:
         resumable.finish_if_empty()
         raise
@@ -114,16 +120,19 @@ def compare_models(config: ComparisonConfig, load: Loader, work: Path) -> Compar
     return Comparison(results=results, rows=rows, page=html_page(rows, entries, config))
 
 
-def check_models(config: ComparisonConfig, load: Loader, names: list[str]) -> None:
-    """Load each model once; `HfgenError` for one that cannot be loaded and for an option that none has."""
+def check_models(config: ComparisonConfig, load: Loader, names: list[str]) -> list[Path | None]:
+    """Load each model once; returns their folders. `HfgenError` for one that cannot be loaded and for an option that none has."""
     known: set[str] = set()
+    folders = []
     for place in config.models:
         model = load(place)
+        folders.append(model.folder)
         _training(model)
         known |= option_names(model.family)
     unknown = [f"--{option}" for option in config.evaluation.options if option not in known]
     if unknown:
         raise HfgenError(f"{', '.join(unknown)}: none of {', '.join(names)} has such a choice: leave it out")
+    return folders
 
 
 def check_page(out: Path, overwrite: bool) -> None:
@@ -165,13 +174,13 @@ def option_names(family: Family) -> set[str]:
 
 
 def _resumable(config: ComparisonConfig, work: Path) -> Resumable:
-    return Resumable(work, {"models": list(config.models), "version": 3})
+    return Resumable(work, {"models": list(config.models), "version": 4})
 
 
-def _entry(config: ComparisonConfig, model: Model, folder: Path) -> Entry:
+def _entry(config: ComparisonConfig, model: Model, images: ImageChoice, folder: Path) -> Entry:
     """Of results that are in the folder, or measured and kept there."""
     own = own_config(config.evaluation, model.family)
-    measurement = prepare(model, own)
+    measurement = prepare(model, own, images)
     wanted = {"repeat": config.repeat, **measurement.settings()}
     path = folder / RESULTS_FILE
     result = _kept(folder, wanted)
@@ -181,13 +190,11 @@ def _entry(config: ComparisonConfig, model: Model, folder: Path) -> Entry:
         written = write_results(result, model.family, path)
         digests = {place.name: _digest(place) for place in written}
         write_json(folder / KEPT_FILE, {"settings": wanted, "files": digests})
-    terms, samples = pictures_beside(path)
-    pictures = {"terms": terms, "samples": samples}
     return Entry(
         name=model.name,
         result=result,
         training=_training(model),
-        pictures={kind: place for kind, place in pictures.items() if place.is_file()},
+        pictures={kind: place for kind, place in pictures_beside(path).items() if place.is_file()},
     )
 
 
@@ -248,11 +255,19 @@ def _training(model: Model) -> TrainingRecord | None:
 def comparison_rows(entries: list[Entry]) -> list[list[str]]:
     """A row of texts for each property, the first for the names."""
     rows = [["", *(entry.name for entry in entries)]]
-    rows += [[label, *(show(entry) or NOTHING for entry in entries)] for label, show in PROPERTIES]
+    rows += [[_label(label, entries), *(show(entry) or NOTHING for entry in entries)] for label, show in PROPERTIES]
     return [row for row in rows if any(cell != NOTHING for cell in row[1:])]
 
 
 Show = Callable[[Entry], str | None]
+# of the FID's own features the distances have names
+OF_FID = {"Frechet distance (not FID)": "FID", "kernel distance (not KID)": "KID"}
+
+
+def _label(label: str, entries: list[Entry]) -> str:
+    metrics = [entry.result.metrics.get("frechet") or entry.result.metrics.get("kid") for entry in entries]
+    is_fid = any(metric is not None and metric.name in OF_FID.values() for metric in metrics)
+    return OF_FID.get(label, label) if is_fid else label
 
 
 def _kind(entry: Entry) -> str:
@@ -269,18 +284,21 @@ def _measured(entry: Entry) -> str | None:
 def _headline(role: str, unit: str, digits: int) -> Show:
     def show(entry: Entry) -> str | None:
         metric = entry.result.headline(role, unit)
-        return None if metric is None else metric.text(digits).removesuffix(f" {unit}")
+        if metric is None:
+            return None
+        withheld = " (class withheld)" if role == "bound" and entry.result.class_withheld else ""
+        return f"{metric.text(digits).removesuffix(f' {unit}')}{withheld}"
 
     return show
 
 
-def _quality(key: str, digits: int) -> Show:
+def _quality(key: str, digits: int | None) -> Show:
     def show(entry: Entry) -> str | None:
         metrics = entry.result.metrics
         if key not in metrics:
             return None
         floor = metrics.get(f"{key}_floor")
-        beside = "" if floor is None else f" (floor {floor.mean:.{digits}f})"
+        beside = "" if floor is None else f" (floor {replace(floor, standard_error=None).text(digits or 3)})"
         return f"{metrics[key].text(digits)}{beside}"
 
     return show
@@ -315,12 +333,16 @@ PROPERTIES: tuple[tuple[str, Show], ...] = (
     ("log-likelihood, negative, nats/image", _headline("log-likelihood", "nats/image", 2)),
     ("bound, nats/image", _headline("bound", "nats/image", 2)),
     ("importance-weighted bound, nats/image", _headline("importance-weighted bound", "nats/image", 2)),
+    ("bound of images given their class, bits/dim", _headline("conditional bound", "bits/dim", 3)),
+    ("bound of images given their class, nats/image", _headline("conditional bound", "nats/image", 2)),
     ("samples", _samples),
     ("Frechet distance (not FID)", _quality("frechet", 3)),
+    ("kernel distance (not KID)", _quality("kid", None)),
     ("precision", _quality("precision", 3)),
     ("recall", _quality("recall", 3)),
     ("share in another class than the reference's", _quality("class_shift", 3)),
     ("classifier's mean confidence", _quality("confidence", 3)),
+    ("distance in pixels to the nearest training image", _quality("nearest_training", 1)),
     ("training time", _training_time),
     ("per sample, one at a time", _seconds_of(1)),
     ("per sample, 64 at a time", _seconds_of(64)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,17 +17,36 @@ if TYPE_CHECKING:
 
 MARK = "<!-- by hfgen compare -->"
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 1.5rem auto; padding: 0 1rem; color: #222; }
+h1, h2, p, th, td, figcaption { overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; line-height: 1.25; }
+table { border-collapse: collapse; }
 th, td { border-bottom: 1px solid #ccc; padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; }
-figure { display: inline-block; margin: 1rem 1.5rem 0 0; vertical-align: top; }
-img { max-width: 100%; height: auto; }
+.grids { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 11rem), 1fr)); gap: 1rem; align-items: start; }
+.wide { grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
+figure { margin: 0; min-width: 0; }
+figcaption { font-size: .9rem; }
+img { width: 100%; max-width: 36rem; height: auto; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+@media (max-width: 40rem) {
+  table, tbody { display: block; }
+  tr { display: flex; flex-wrap: wrap; border-bottom: 1px solid #ccc; padding: .35rem 0; }
+  th, td { border: 0; padding: 0 .5rem 0 0; box-sizing: border-box; flex: 1 1 0; min-width: 0; }
+  tr > th:first-child { flex: 0 0 100%; font-size: .85rem; color: #555; }
+}
 """
-UNTOLD = ("dataset_name", "dataset_config_name", "likelihood", "options", "batch_size")
+WIDE = "grids wide"
+UNTOLD = (
+    *("dataset_name", "dataset_config_name", "train_data_dir", "cache_dir", "dataset"),
+    *("likelihood", "options", "batch_size"),
+)
 NOTES = """Bounds are upper bounds on the negative log-likelihood, over the same images for all; ± is the standard error over images.
 Only rows of one kind of quantity (see "measured") can be compared: nats of binarised pixels are no bits/dim of 8-bit ones, and
-a pseudo-likelihood is no likelihood at all. The Frechet distance is one of the features of {features}, not the FID; the floor
-takes as many training images for samples."""
+a pseudo-likelihood is no likelihood at all. The bound of a model of classes is that of images whose class it is not told, which can be
+compared with those of other models; the one given the class cannot. Distances of samples are those of the features of {features}; the
+floor takes as many training images for samples, and for the distance to the nearest training image held-out ones."""
+NEAREST = """Above samples, the first ones; below each the training image that is nearest to it in pixels (Euclidean distance){among}. A
+model that repeats its training images shows the same twice."""
 
 
 def markdown_table(rows: list[list[str]]) -> str:
@@ -58,18 +78,46 @@ def html_page(rows: list[list[str]], entries: list[Entry], config: ComparisonCon
         f"<p>{escape(where)}, {escape(made_with)}.</p>",
         html_table(rows),
         f"<p>{escape(NOTES.format(features=features))}</p>",
-        "<h2>Samples</h2>",
-        *(_figure(entry.pictures["samples"], f"{entry.name}: {entry.result.samples.how}") for entry in drawn),
+        *_sample_figures(drawn),
     ]
     terms = [(entry.name, entry.pictures["terms"]) for entry in entries if "terms" in entry.pictures]
     if terms:
-        parts += ["<h2>The bound over t</h2>", *(_figure(path, name) for name, path in terms)]
+        parts += ["<h2>The bound over t</h2>", *_grids((_figure(path, name) for name, path in terms), WIDE)]
     parts += ["<h2>Command</h2>", f"<pre>{escape(command(config))}</pre>"]
     body = "\n".join(parts)
     return (
-        f'<!DOCTYPE html>\n{MARK}\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f'<!DOCTYPE html>\n{MARK}\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
+
+
+def _sample_figures(drawn: list[Entry]) -> list[str]:
+    """Real images and the samples of each model beside each other, then their nearest training images."""
+    if not drawn:
+        return []
+    first = drawn[0].pictures
+    real = [_figure(first["real"], "real images")] if "real" in first else []
+    samples = [_figure(entry.pictures["samples"], f"{entry.name}: {_how(entry)}") for entry in drawn]
+    near = [_figure(entry.pictures["neighbours"], entry.name) for entry in drawn if "neighbours" in entry.pictures]
+    parts = ["<h2>Samples</h2>", *_grids([*real, *samples])]
+    if near:
+        count = next(entry.result.samples.training_images for entry in drawn if entry.result.samples)
+        among = "" if count is None else f", of {count:,}"
+        parts += [
+            "<h2>Nearest training images</h2>",
+            f"<p>{escape(NEAREST.format(among=among))}</p>",
+            *_grids(near, WIDE),
+        ]
+    return parts
+
+
+def _how(entry: Entry) -> str:
+    return entry.result.samples.how if entry.result.samples else ""
+
+
+def _grids(figures: Iterable[str], kind: str = "grids") -> list[str]:
+    return [f'<div class="{kind}">', *figures, "</div>"]
 
 
 def command(config: ComparisonConfig) -> str:

@@ -8,23 +8,32 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from hfgen.configs.evaluation import EvaluationConfig
 from hfgen.core.errors import HfgenError
-from hfgen.core.media import image_grid, save_png
+from hfgen.core.media import image_grid, labelled_grid, save_png
 from hfgen.core.memory import check_fits
 from hfgen.core.metadata import run_metadata
 from hfgen.core.overwrite import check_replaceable, is_picture
 from hfgen.core.resume import Resumable
-from hfgen.data.evaluation_images import EvaluationImages, load_evaluation_images, shown_dataset
-from hfgen.evaluation.features import FeatureNetwork, load_feature_network
+from hfgen.data.choice import ImageChoice, choose_images
+from hfgen.data.evaluation_images import EvaluationImages
+from hfgen.evaluation.features import Extractor
+from hfgen.evaluation.networks import load_feature_network
 from hfgen.evaluation.samples import Draws, RealImages, evaluate_samples, real_images
 from hfgen.families.base import Family, LikelihoodSettings, make_options
 from hfgen.families.model import Model
-from hfgen.results import EvaluationResult, Metric
+from hfgen.results import EvaluationResult, Metric, SamplePictures
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SAMPLE_BATCH = 64
+COLUMNS_OF_NEIGHBOURS = 10
+TERMS, SAMPLES, REAL, NEIGHBOURS = "terms", "samples", "real", "neighbours"
 
 
 def evaluate_model(model: Model, config: EvaluationConfig, out: Path | None = None) -> EvaluationResult:
@@ -44,6 +53,7 @@ class Measurement:
     """A model, what is measured of it, and the images for that.
 
     Attributes:
+        images: where they come from.
         options: of the likelihood.
         data: for the likelihood, None where it is not measured.
         quality: for the quality of samples, None where it is not measured.
@@ -51,9 +61,10 @@ class Measurement:
 
     model: Model
     config: EvaluationConfig
+    images: ImageChoice
     options: Any
     data: EvaluationImages | None
-    quality: tuple[Draws, FeatureNetwork, RealImages] | None
+    quality: tuple[Draws, Extractor, RealImages] | None
 
     def settings(self) -> dict[str, Any]:
         """What results depend on, as JSON values: what is asked for, the model, and the images."""
@@ -98,38 +109,47 @@ class Measurement:
             family=model.family.name,
             kind=model.family.title,
             parameters=model.parameters,
-            dataset=shown_dataset(config.dataset_name),
+            dataset=self.images.name,
             dataset_fingerprint=fingerprint,
-            split=config.split,
+            split=self.images.split,
             images=count,
             seed=config.seed,
             run_metadata=run_metadata(model.module.device),
+            model_digest=model.digest(),
             likelihood=likelihood,
             samples=samples,
             pictures=pictures,
         )
 
 
-def prepare(model: Model, config: EvaluationConfig) -> Measurement:
-    """Check what is asked for and load the images; errors as `evaluate_model`, before anything is measured."""
+def prepare(model: Model, config: EvaluationConfig, images: ImageChoice | None = None) -> Measurement:
+    """Check what is asked for and load the images, by default as `choose_images` finds them for the model.
+
+    Errors as `evaluate_model`, before anything is measured.
+    """
     measure_likelihood = config.likelihood or config.samples is None
     if config.samples is None:
         _check_without_samples(model, config)
     if measure_likelihood and model.family.no_likelihood is not None:
         raise HfgenError(f"{model.name}: {model.family.no_likelihood}; measure its samples, --samples 10000")
     of_likelihood, of_samples = split_options(model.family, config.options, model.name)
-    return Measurement(
+    chosen = images or choose_images(config, {model.name: model.folder})
+    measurement = Measurement(
         model=model,
         config=config,
+        images=chosen,
         options=of_likelihood,
-        quality=None if config.samples is None else _quality(model, config, of_samples, config.samples),
-        data=_likelihood_images(model, config) if measure_likelihood else None,
+        quality=None if config.samples is None else _quality(model, config, of_samples, config.samples, chosen),
+        data=_likelihood_images(model, config, chosen) if measure_likelihood else None,
     )
+    if images is None:
+        chosen.tell()
+    return measurement
 
 
 def _quality(
-    model: Model, config: EvaluationConfig, options: Any, count: int
-) -> tuple[Draws, FeatureNetwork, RealImages]:
+    model: Model, config: EvaluationConfig, options: Any, count: int, images: ImageChoice
+) -> tuple[Draws, Extractor, RealImages]:
     check_fits(count * math.prod(model.image_shape), f"samples={count}", "ask for fewer")
     draws = Draws(
         sampler=model.family.sampler(model.pipeline, options, config.compile),
@@ -140,18 +160,11 @@ def _quality(
         resumable=Resumable(None),
     )
     network = load_feature_network(config.features, model.pipeline.device)
-    return draws, network, real_images(draws, network, model.image_shape, config)
+    return draws, network, real_images(draws, network, model.image_shape, config, images)
 
 
-def _likelihood_images(model: Model, config: EvaluationConfig) -> EvaluationImages:
-    return load_evaluation_images(
-        config.dataset_name,
-        config.split,
-        shape=model.image_shape,
-        device=model.module.device,
-        max_images=config.max_images,
-        dataset_config_name=config.dataset_config_name,
-    )
+def _likelihood_images(model: Model, config: EvaluationConfig, images: ImageChoice) -> EvaluationImages:
+    return images.held_out.load(model.image_shape, model.module.device, max_images=config.max_images, seed=config.seed)
 
 
 def check_finite(result: EvaluationResult, whose: str) -> None:
@@ -198,39 +211,61 @@ def _check_without_samples(model: Model, config: EvaluationConfig) -> None:
 
 
 def write_results(result: EvaluationResult, family: Family, out: Path) -> list[Path]:
-    """The JSON file and its pictures beside it: OUT_terms.png, OUT_samples.png; the unfinished work is then removed."""
+    """The JSON file and its pictures beside it; the unfinished work is then removed.
+
+    A part that these results lack, and the file has of the same weights and configs, stays in it with what it was measured on.
+    """
+    earlier = _earlier(out)
+    if earlier is not None:
+        result = result.with_earlier(earlier)
     written = [out]
     result.save(out)
-    terms, samples = pictures_beside(out)
-    if family.plot_likelihood(result, terms):
-        written.append(terms)
+    places = pictures_beside(out)
+    if family.plot_likelihood(result, places[TERMS]):
+        written.append(places[TERMS])
     if result.pictures is not None:
-        written.append(samples)
-        save_png(image_grid(result.pictures), samples)
+        for name, grid in sample_grids(result.pictures).items():
+            save_png(grid, places[name])
+            written.append(places[name])
     folder = partial_folder(out)
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
     return written
 
 
-def pictures_beside(out: Path) -> tuple[Path, Path]:
-    """Of the terms of a bound, and of the first samples."""
-    return out.with_name(f"{out.stem}_terms.png"), out.with_name(f"{out.stem}_samples.png")
+def sample_grids(pictures: SamplePictures) -> dict[str, Image.Image]:
+    """The samples, of classes with their names; real images; and above each other samples and their nearest training images."""
+    samples, labels, count = pictures.samples, pictures.labels, COLUMNS_OF_NEIGHBOURS
+    pairs = torch.cat([samples[:count], pictures.nearest[:count]])
+    return {
+        SAMPLES: image_grid(samples) if labels is None else labelled_grid(samples, labels),
+        REAL: image_grid(pictures.real),
+        NEIGHBOURS: image_grid(pairs, columns=len(samples[:count])),
+    }
+
+
+def pictures_beside(out: Path) -> dict[str, Path]:
+    """By name: OUT_terms.png of the terms of a bound, OUT_samples.png, OUT_real.png, OUT_neighbours.png."""
+    return {name: out.with_name(f"{out.stem}_{name}.png") for name in (TERMS, SAMPLES, REAL, NEIGHBOURS)}
+
+
+def _earlier(out: Path) -> EvaluationResult | None:
+    """What the file holds, if that is results."""
+    try:
+        return EvaluationResult.load(out) if out.is_file() else None
+    except HfgenError:
+        return None
 
 
 def check_out(out: Path, overwrite: bool) -> None:
     """Raise `HfgenError` where `write_results` would replace what is no result of hfgen, unless `overwrite` is set."""
     check_replaceable("--out", out, _is_result, "results", overwrite=overwrite)
-    for path in pictures_beside(out):
+    for path in pictures_beside(out).values():
         check_replaceable("--out", path, lambda found: is_picture(found, "PNG"), "PNG", overwrite=overwrite)
 
 
 def _is_result(path: Path) -> bool:
-    try:
-        EvaluationResult.load(path)
-    except HfgenError:
-        return False
-    return True
+    return _earlier(path) is not None
 
 
 def partial_folder(out: Path | None) -> Path | None:

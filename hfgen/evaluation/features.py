@@ -1,130 +1,156 @@
-"""Features and class probabilities of images, by a frozen image classifier of `transformers`."""
+"""Features and class probabilities of images, by a frozen network."""
 
 from __future__ import annotations
 
-import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
 
-DIGITS_CLASSIFIER = Path(__file__).with_name("digit_classifier")
-PREPROCESSOR_FILE = "preprocessor_config.json"
 BATCH = 500
+BICUBIC = 3  # Pillow's number, as preprocessors have it
 
 
 @dataclass(frozen=True)
 class Features:
-    """Of N images: `features`, float32 (N, F), what the last linear layer takes, and `probabilities`, float32 (N, classes)."""
+    """Of N images: `features`, float32 (N, F), and `probabilities` of classes, float32 (N, classes), None of a network without."""
 
     features: torch.Tensor
-    probabilities: torch.Tensor
+    probabilities: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.features)
 
     def first(self, count: int) -> Features:
         """Those of the first `count` images."""
-        return Features(self.features[:count], self.probabilities[:count])
+        return Features(self.features[:count], None if self.probabilities is None else self.probabilities[:count])
 
 
-class FeatureNetwork:
-    """A classifier and how images are brought to it.
+class Extractor(ABC):
+    """A network that says what images look like.
+
+    Attributes:
+        name: what reports call its features.
+        channels: that it takes; grey images are repeated where it wants colours.
+        num_features: F, the length of an image's features.
+        class_names: by the number of the class; empty for a network without classes.
+        is_fid: whether its Frechet distance is the FID.
+    """
+
+    name: str
+    channels: int
+    num_features: int
+    class_names: list[str]
+    is_fid = False
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the network lies."""
+
+    @abstractmethod
+    def extract(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Features (B, F) and logits (B, classes), or None, of uint8 pixels (B, channels, H, W) on its device."""
+
+    def coloured(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels (B, C, H, W) with as many channels as the network takes; `HfgenError` for colours where it wants grey."""
+        if pixels.shape[1] not in (1, self.channels):
+            raise HfgenError(
+                f"images of {pixels.shape[1]} channels: {self.name} takes {self.channels}; name other --features"
+            )
+        return pixels.to(self.device).expand(-1, self.channels, -1, -1)
+
+    @torch.no_grad()
+    def __call__(self, images, *, show_progress: bool = True) -> Features:
+        """Of all images of `ImagesInMemory` or `ImagesStreamed`; `HfgenError` for features that are not finite."""
+        rows, parts = torch.arange(len(images)).split(BATCH), []
+        with tqdm(total=len(rows), desc="features", unit="batch", disable=not show_progress) as bar:
+            for pixels in images.batches(rows):
+                parts.append(self.extract(self.coloured(pixels)))
+                bar.update()
+        features = torch.cat([part.float().cpu() for part, _ in parts])
+        logits = [part.float().cpu() for _, part in parts if part is not None]
+        probabilities = torch.cat(logits).softmax(1) if logits else None
+        if not all(tensor.isfinite().all() for tensor in (features, probabilities) if tensor is not None):
+            raise HfgenError(f"--features {self.name} gives features that are nan or inf: its weights are damaged")
+        return Features(features, probabilities)
+
+
+class Preprocessed(Extractor):
+    """A model of `transformers` and how images are brought to it.
 
     Args:
-        model: an image classifier of `transformers` whose last linear layer gives the logits.
-        preprocessor: the values of its preprocessor_config.json: size, image_mean, image_std.
+        model: with a config.
+        preprocessor: the values of its preprocessor_config.json: size, resample, image_mean, image_std.
         name: what reports call its features.
     """
 
-    def __init__(self, model: torch.nn.Module, preprocessor: dict, name: str = "digit classifier"):
+    def __init__(self, model: torch.nn.Module, preprocessor: Mapping[str, Any], name: str):
         self.model, self.name = model.eval(), name
         self.size = _size(preprocessor, model.config)
+        self.mode = "bicubic" if preprocessor.get("resample") == BICUBIC else "bilinear"
         mean, std = (preprocessor.get(key) or [0.5] for key in ("image_mean", "image_std"))
         if not preprocessor.get("do_normalize", True):
             mean, std = [0.0], [1.0]
         self.mean, self.std = (torch.tensor(v, device=model.device).view(-1, 1, 1) for v in (mean, std))
         self.channels = getattr(model.config, "num_channels", 3)
-        self.last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
 
     @property
     def device(self) -> torch.device:
         """Where the network lies."""
         return self.model.device
 
-    @property
-    def num_features(self) -> int:
-        """F, the length of an image's features."""
-        return self.last.in_features
-
-    @property
-    def class_names(self) -> list[str]:
-        """By the number of the class."""
-        return [self.model.config.id2label[i] for i in range(self.last.out_features)]
-
     def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels 0..255, (B, C, H, W), as the network takes them; grey ones are repeated where it wants colours.
-
-        Raises `HfgenError` for colours where it wants grey ones.
-        """
-        if pixels.shape[1] not in (1, self.channels):
-            raise HfgenError(
-                f"images of {pixels.shape[1]} channels: {self.name} takes {self.channels}; name other --features"
-            )
-        x = pixels.to(self.device).float().div(255).expand(-1, self.channels, -1, -1)
+        """Pixels 0..255, (B, C, H, W), as the network takes them: the whole image, brought to its size. Errors as `coloured`."""
+        x = self.coloured(pixels).float().div(255)
         if x.shape[-2:] != self.size:
-            x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
+            x = F.interpolate(x, self.size, mode=self.mode, antialias=True, align_corners=False).clamp(0, 1)
         return (x - self.mean) / self.std
 
-    @torch.no_grad()
-    def __call__(self, images) -> Features:
-        """Of all images of `ImagesInMemory` or `ImagesStreamed`; `HfgenError` for features that are not finite."""
-        rows, found, logits = torch.arange(len(images)).split(BATCH), [], []
-        handle = self.last.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].flatten(1).float().cpu()))
+
+class FeatureNetwork(Preprocessed):
+    """A classifier: its features are what the last linear layer, which gives the logits, takes."""
+
+    def __init__(self, model: torch.nn.Module, preprocessor: Mapping[str, Any], name: str = "digit classifier"):
+        super().__init__(model, preprocessor, name)
+        self.last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+        self.num_features = self.last.in_features
+        self.class_names = [model.config.id2label[i] for i in range(self.last.out_features)]
+
+    def extract(self, pixels):
+        """As `Extractor.extract`."""
+        found: list[torch.Tensor] = []
+        handle = self.last.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].flatten(1)))
         try:
-            for pixels in tqdm(images.batches(rows), desc="features", total=len(rows), unit="batch"):
-                logits.append(self.model(self.prepare(pixels)).logits.float().cpu())
+            logits = self.model(self.prepare(pixels)).logits
         finally:
             handle.remove()
-        features = Features(torch.cat(found), torch.cat(logits).softmax(1))
-        if not (features.features.isfinite().all() and features.probabilities.isfinite().all()):
-            raise HfgenError(f"--features {self.name} gives features that are nan or inf: its weights are damaged")
-        return features
+        return found[0], logits
 
 
-def load_feature_network(name_or_path: str | Path | None = None, device: torch.device | str = "cpu") -> FeatureNetwork:
-    """The shipped classifier of MNIST's digits, or any image classifier of `transformers`: a folder or a repository.
+class EmbeddingNetwork(Preprocessed):
+    """A network without classes: its features are the one vector that it makes of an image."""
 
-    Weights are read from safetensors alone and no code of a repository is run. Raises `HfgenError` for what cannot be loaded,
-    and for weights without the last layer of a classifier.
-    """
-    from transformers import AutoModelForImageClassification
-    from transformers.utils import cached_file
+    def __init__(self, model: torch.nn.Module, preprocessor: Mapping[str, Any], name: str):
+        super().__init__(model, preprocessor, name)
+        self.class_names = []
+        projection = getattr(model, "visual_projection", None)
+        self.num_features = model.config.hidden_size if projection is None else projection.out_features
 
-    path = str(name_or_path or DIGITS_CLASSIFIER)
-    try:
-        model, found = AutoModelForImageClassification.from_pretrained(
-            path, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
-        if found["missing_keys"]:
-            raise ValueError(f"no weights of {', '.join(sorted(found['missing_keys']))}")
-        preprocessor = json.loads(Path(cached_file(path, PREPROCESSOR_FILE)).read_text())
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise HfgenError(
-            f"--features {path} cannot be loaded ({reason}): pass a folder or repository of an image classifier with "
-            f"safetensors and {PREPROCESSOR_FILE}"
-        ) from error
-    name = "digit classifier" if name_or_path is None else Path(path).name if Path(path).exists() else path
-    return FeatureNetwork(model.to(device), preprocessor, name)
+    def extract(self, pixels):
+        """As `Extractor.extract`: the projected embedding of a CLIP, the class token of a DINOv2, after its last norm."""
+        output = self.model(self.prepare(pixels))
+        projected = getattr(output, "image_embeds", None)
+        return (output.last_hidden_state[:, 0] if projected is None else projected), None
 
 
-def _size(preprocessor: dict, config) -> tuple[int, int]:
+def _size(preprocessor: Mapping[str, Any], config) -> tuple[int, int]:
     size = preprocessor.get("crop_size") or preprocessor.get("size") or getattr(config, "image_size", 224)
     if isinstance(size, dict):
         side = size.get("shortest_edge")

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
+from tqdm.auto import tqdm
 
 from hfgen.configs.evaluation import EvaluationConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import Resumable
-from hfgen.data.evaluation_images import EvaluationImages, load_evaluation_images
-from hfgen.data.loading import ImagesInMemory
+from hfgen.data.choice import ImageChoice, choose_images
+from hfgen.data.loading import ImagesInMemory, Rows
 from hfgen.drawing.draw import draw_samples
 from hfgen.drawing.sampler import Sampler
-from hfgen.evaluation.features import FeatureNetwork, Features
-from hfgen.evaluation.quality import class_frequencies, frechet_distance, precision_recall
-from hfgen.results import Metric, SampleResult
+from hfgen.evaluation.features import Extractor, Features
+from hfgen.evaluation.neighbours import Nearest, distance_metrics, nearest_training_images
+from hfgen.evaluation.quality import NEIGHBOURS, class_frequencies, frechet_distance, kernel_distance, precision_recall
+from hfgen.results import Metric, SamplePictures, SampleResult
 
 CHUNK = 512
 SHOWN = 64
+MOST_NEIGHBOURS = 100_000
+FLOOR_WORDS = ", floor: training images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,105 +66,150 @@ class Draws:
 class RealImages:
     """Features of images of the split that samples are held against, and of the training split, which set the floor.
 
-    `fingerprint` is that of the first ones' data, `digests` are those of both.
+    Attributes:
+        fingerprint: of the first ones' data.
+        digests: of both.
+        shown: 64 of the first ones at most, uint8.
+        training: loads the training images, 100,000 at most, among which the nearest neighbours of samples are sought.
     """
 
     reference: Features
     floor: Features
     fingerprint: str
     digests: tuple[str, str]
+    shown: torch.Tensor = field(repr=False)
+    training: Callable[[], Rows] = field(repr=False)
 
 
 def real_images(
-    draws: Draws, network: FeatureNetwork, shape: tuple[int, int, int], config: EvaluationConfig
+    draws: Draws,
+    network: Extractor,
+    shape: tuple[int, int, int],
+    config: EvaluationConfig,
+    images: ImageChoice | None = None,
 ) -> RealImages:
     """As many images of each split as there are samples, drawn without replacement; all, if it has fewer.
 
-    Raises `HfgenError` for fewer samples or images than features, and as `load_evaluation_images`.
+    `images` are by default those that `config` names. Raises `HfgenError` for no more samples or images than neighbours, and as
+    `Selection.load`.
     """
-    _check_enough(f"--samples {draws.count}", draws.count, network)
-    splits = (config.split, config.train_split)
-    chosen = [_images_of_split(draws, network, shape, config, split, key) for key, split in enumerate(splits)]
-    for split, data in zip(splits, chosen, strict=True):
-        _check_enough(f"{len(data.images)} images of split {split!r}", len(data.images), network)
+    _check_enough(f"--samples {draws.count}", draws.count)
+    images = images or choose_images(config, {})
+    parts = (images.held_out, images.training(config.train_split))
+    chosen = [part.load(shape, network.device, choose=_some(draws, key)) for key, part in enumerate(parts)]
+    for part, data in zip(parts, chosen, strict=True):
+        _check_enough(f"{len(data.images)} images of {part.name}", len(data.images))
+    few = min(draws.count, *(len(data.images) for data in chosen))
+    if few <= network.num_features:
+        tqdm.write(f"hfgen: {without_frechet(few, network.num_features)}", file=sys.stderr)
     reference, floor = chosen
     return RealImages(
         reference=network(reference.images),
         floor=network(floor.images),
         fingerprint=reference.fingerprint,
         digests=(reference.digest, floor.digest),
+        shown=_shuffled(reference.images, draws.seed),
+        training=lambda: parts[1].load(shape, network.device, choose=_most(draws.seed)).images,
     )
 
 
-def _images_of_split(
-    draws: Draws,
-    network: FeatureNetwork,
-    shape: tuple[int, int, int],
-    config: EvaluationConfig,
-    split: str,
-    key: int,
-) -> EvaluationImages:
-    """As many images of a split as there are samples."""
+def without_frechet(count: int, num_features: int) -> str:
+    """Why so few images have no Frechet distance."""
+    return (
+        f"{count} images are too few for the Frechet distance of {num_features} features, whose covariance would be singular: "
+        f"it is left out; use more than {num_features}, better ten times as many"
+    )
+
+
+def _some(draws: Draws, key: int) -> Callable[[int], torch.Tensor]:
+    """As many rows as there are samples."""
 
     def choose(count: int) -> torch.Tensor:
         order = torch.randperm(count, generator=seeded("cpu", draws.seed, Stream.ORDER, key))
         return order[: draws.count].sort().values
 
-    return load_evaluation_images(
-        config.dataset_name,
-        split,
-        shape=shape,
-        device=network.device,
-        dataset_config_name=config.dataset_config_name,
-        choose=choose,
-    )
+    return choose
 
 
-def evaluate_samples(draws: Draws, network: FeatureNetwork, real: RealImages) -> tuple[SampleResult, torch.Tensor]:
-    """Frechet distance, precision and recall, class balance and confidence of samples against real images.
+def _most(seed: int) -> Callable[[int], torch.Tensor]:
+    """All rows, of more than 100,000 so many."""
+
+    def choose(count: int) -> torch.Tensor:
+        if count <= MOST_NEIGHBOURS:
+            return torch.arange(count)
+        order = torch.randperm(count, generator=seeded("cpu", seed, Stream.ORDER, 2))
+        return order[:MOST_NEIGHBOURS].sort().values
+
+    return choose
+
+
+def _shuffled(images: Rows, seed: int) -> torch.Tensor:
+    """64 at most, at random: rows may be sorted by class."""
+    order = torch.randperm(len(images), generator=seeded("cpu", seed, Stream.ORDER, 3))[:SHOWN]
+    return next(iter(images.batches([order]))).cpu()
+
+
+def evaluate_samples(draws: Draws, network: Extractor, real: RealImages) -> tuple[SampleResult, SamplePictures]:
+    """Frechet and kernel distance, precision and recall, class balance and confidence of samples against real images.
 
     The same numbers for images of the training split in place of the samples are the floor: what a perfect model would reach.
 
-    Returns them and the first 64 images, uint8.
+    Returns them and what there is to see: the first 64 images, real ones, and training images nearest to the first.
     """
     images, seconds = draws.images()
     start = time.perf_counter()
     generated = network(ImagesInMemory(images))
-    metrics = quality_metrics(generated, real.reference, real.floor, network.name)
+    metrics = quality_metrics(generated, real.reference, real.floor, network.name, is_fid=network.is_fid)
+    training = real.training()
+    nearest, of_real = (nearest_training_images(x, training) for x in (images[:SHOWN], real.shown))
     result = SampleResult(
         count=draws.count,
         reference=len(real.reference),
         how=draws.sampler.how,
         features=network.name,
-        classes={
-            "names": network.class_names,
-            "samples": class_frequencies(generated).tolist(),
-            "reference": class_frequencies(real.reference).tolist(),
-        },
-        metrics=metrics | _accuracy(generated, draws, network),
+        num_features=network.num_features,
+        training_images=len(training),
+        classes=_classes(generated, real.reference, network.class_names),
+        metrics=metrics | _accuracy(generated, draws, network) | distance_metrics(nearest, of_real),
         seconds_sampling=seconds,
         seconds_measuring=time.perf_counter() - start,
     )
-    return result, images[:SHOWN]
+    return result, _pictures(draws, images[:SHOWN], real, nearest)
 
 
-def _check_enough(what: str, count: int, network: FeatureNetwork) -> None:
-    if count <= network.num_features:
+def _pictures(draws: Draws, images: torch.Tensor, real: RealImages, nearest: Nearest) -> SamplePictures:
+    labels, names = draws.sampler.labels(len(images)), draws.sampler.class_names
+    told = None if labels is None or names is None else tuple(names[i] for i in labels.tolist())
+    return SamplePictures(samples=images, real=real.shown, nearest=nearest.images, labels=told)
+
+
+def _classes(generated: Features, reference: Features, names: list[str]) -> dict[str, list]:
+    if not names:
+        return {}
+    return {
+        "names": names,
+        "samples": class_frequencies(generated).tolist(),
+        "reference": class_frequencies(reference).tolist(),
+    }
+
+
+def _check_enough(what: str, count: int) -> None:
+    if count <= NEIGHBOURS:
         raise HfgenError(
-            f"{what}: too few for {network.num_features} features, whose covariance would be singular; "
-            f"use more than {network.num_features}, better ten times as many"
+            f"{what}: too few for {NEIGHBOURS} neighbours, of precision and recall; use more than {NEIGHBOURS}"
         )
 
 
-def _accuracy(generated: Features, draws: Draws, network: FeatureNetwork) -> dict[str, Metric]:
+def _accuracy(generated: Features, draws: Draws, network: Extractor) -> dict[str, Metric]:
     """Of class-conditional samples: the share that the classifier takes for the class asked for, in all and by class.
 
     Empty where the model has no classes, or others than the classifier.
     """
     names, labels = draws.sampler.class_names, draws.sampler.labels(draws.count)
-    if labels is None or names is None or len(names) != len(network.class_names):
+    probabilities = generated.probabilities
+    if labels is None or names is None or probabilities is None or len(names) != len(network.class_names):
         return {}
-    right = (generated.probabilities.argmax(1) == labels).double()
+    right = (probabilities.argmax(1) == labels).double()
     shares = {"": right, **{name: right[labels == i] for i, name in enumerate(names)}}
     return {
         f"class_accuracy{'_' * bool(name)}{name.replace(' ', '_')}": Metric(
@@ -170,19 +221,48 @@ def _accuracy(generated: Features, draws: Draws, network: FeatureNetwork) -> dic
     }
 
 
-def quality_metrics(generated: Features, reference: Features, floor: Features, name: str) -> dict[str, Metric]:
-    """Metrics by their keys; `floor` are features of real images that take the samples' place."""
+def quality_metrics(
+    generated: Features, reference: Features, floor: Features, name: str, *, is_fid: bool = False
+) -> dict[str, Metric]:
+    """Metrics by their keys; `floor` are features of real images that take the samples' place.
+
+    The Frechet distance is left out where there are too few images for it in any of the three, and what needs classes where the
+    network has none. `is_fid` says that the features are those of the FID.
+    """
     metrics = {}
-    for kind, features, words in (("", generated, ""), ("_floor", floor, ", floor: training images")):
-        precision, recall = precision_recall(features, reference)
-        shift = (class_frequencies(features) - class_frequencies(reference)).abs().sum().item() / 2
-        confidence = features.probabilities.max(1).values
-        values = {
-            "frechet": (f"Frechet distance of {name} features (not FID){words}", frechet_distance(features, reference)),
-            "precision": (f"precision{words}", precision),
-            "recall": (f"recall{words}", recall),
-            "class_shift": (f"share of images in another class than the reference's{words}", shift),
-            "confidence": (f"mean confidence of the classifier{words}", confidence.mean().item()),
-        }
-        metrics |= {f"{key}{kind}": Metric(name=label, mean=value) for key, (label, value) in values.items()}
+    few = min(map(len, (generated, reference, floor)))
+    for kind, features, words in (("", generated, ""), ("_floor", floor, FLOOR_WORDS)):
+        found = {} if few <= reference.features.shape[1] else {"frechet": _frechet(features, reference, name, is_fid)}
+        found |= _others(features, reference, name, is_fid) | _of_classes(features, reference)
+        for key, metric in found.items():
+            metrics[f"{key}{kind}"] = Metric(
+                name=f"{metric.name}{words}", mean=metric.mean, standard_error=metric.standard_error
+            )
     return metrics
+
+
+def _frechet(features: Features, reference: Features, name: str, is_fid: bool) -> Metric:
+    label = "FID" if is_fid else f"Frechet distance of {name} features (not FID)"
+    return Metric(name=label, mean=frechet_distance(features, reference))
+
+
+def _others(features: Features, reference: Features, name: str, is_fid: bool) -> dict[str, Metric]:
+    kernel = kernel_distance(features, reference)
+    precision, recall = precision_recall(features, reference)
+    label = "KID" if is_fid else f"kernel distance of {name} features (not KID)"
+    return {
+        "kid": Metric(name=label, mean=kernel.mean, standard_error=kernel.standard_error),
+        "precision": Metric(name="precision", mean=precision),
+        "recall": Metric(name="recall", mean=recall),
+    }
+
+
+def _of_classes(features: Features, reference: Features) -> dict[str, Metric]:
+    if features.probabilities is None:
+        return {}
+    shift = (class_frequencies(features) - class_frequencies(reference)).abs().sum().item() / 2
+    confidence = features.probabilities.max(1).values.mean().item()
+    return {
+        "class_shift": Metric(name="share of images in another class than the reference's", mean=shift),
+        "confidence": Metric(name="mean confidence of the classifier", mean=confidence),
+    }

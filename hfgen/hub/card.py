@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
 from hfgen.core.files import write_text
 from hfgen.core.markdown import code_block, escape_cell, escape_markdown, python_text
 from hfgen.families.base import Card
 from hfgen.families.model import Model
-from hfgen.hub.describe import hardware_text, has_errors, limits_text, metric_rows, results_text, training_text
-from hfgen.results import EvaluationResult, TrainingRecord
+from hfgen.hub.describe import (
+    error_words,
+    hardware_text,
+    limits_text,
+    metric_rows,
+    results_text,
+    sample_captions,
+    training_text,
+)
+from hfgen.results import EvaluationResult, MeasuredOn, Metric, TrainingRecord
 
 CARD_FILE, RESULTS_FILE, TRAINING_FILE = "README.md", "results.json", "training.json"
 SAMPLES_PICTURE, LOSS_PICTURE = "samples.png", "loss.png"
+# what `hfgen evaluate` leaves beside the results, and belongs to them
+MEASURED_SAMPLES, TERMS_PICTURE = "results_samples.png", "results_terms"
 MARK = (
     "<!-- written by hfgen from the files beside it, and written anew while this line stands; the license is kept -->"
 )
@@ -29,8 +43,11 @@ TASK = "unconditional-image-generation"
 DATASET_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")  # the Hub refuses a card with another one, such as a folder's
 
 
-def refresh_card(model: Model) -> Path:
+def refresh_card(model: Model, *, after_training: bool = False) -> Path:
     """Write README.md of a model's folder from its configs, pictures, training.json and results.json.
+
+    Results of other weights or configs, as a training leaves behind that is overwritten, are not told, with a line on stderr;
+    results of before they told the weights are, except `after_training`: none can be of what has just been trained.
 
     A card that somebody has written or taken over (without the line that marks a generated one) keeps its text: only its
     `model-index`, the measured results, is brought up to date. Returns the card's path.
@@ -42,7 +59,7 @@ def refresh_card(model: Model) -> Path:
         raise HfgenError(f"{model.name} has no folder for its card: save it first, then load it from there")
     path, training_file, results_file = (folder / name for name in (CARD_FILE, TRAINING_FILE, RESULTS_FILE))
     training = TrainingRecord.load(training_file) if training_file.is_file() else None
-    results = EvaluationResult.load(results_file) if results_file.is_file() else None
+    results = _own_results(model, results_file, after_training)
     present = _load_card(path) if path.is_file() else None
     if present is None or MARK in present.text:
         license = (present.data.license if present else None) or LICENSE
@@ -54,6 +71,18 @@ def refresh_card(model: Model) -> Path:
         card.data.model_name, card.data.eval_results = model.name, eval_results(results)
     write_text(path, f"{card}".rstrip() + "\n")
     return path
+
+
+def _own_results(model: Model, path: Path, after_training: bool) -> EvaluationResult | None:
+    """What was measured of this very model."""
+    results = EvaluationResult.load(path) if path.is_file() else None
+    if results is None:
+        return None
+    of_before = results.model_digest is None and not after_training
+    if of_before or results.model_digest == model.digest():
+        return results
+    tqdm.write(f"hfgen: {path} is of other weights or configs, the card leaves it out: measure again", file=sys.stderr)
+    return None
 
 
 def is_generated(path: Path) -> bool:
@@ -76,7 +105,7 @@ def render_card(
         library_name="diffusers",
         pipeline_tag=TASK,
         tags=["diffusers", *told.tags, "hfgen"],
-        datasets=[dataset] if "/" in dataset and DATASET_ID.fullmatch(dataset) else None,
+        datasets=[dataset] if _is_on_the_hub(dataset) else None,
         model_name=model.name if results else None,
         eval_results=eval_results(results) if results else None,
     )
@@ -86,38 +115,59 @@ def render_card(
 def eval_results(results: EvaluationResult) -> list[EvalResult]:
     """The metrics of an evaluation as the Hub's metadata, to four decimals; the floors, of real images, are left out."""
     return [
-        EvalResult(
-            task_type=TASK,
-            dataset_type=results.dataset if DATASET_ID.fullmatch(results.dataset) else "unknown",
-            dataset_name=results.dataset,
-            dataset_split=results.split,
-            metric_type=key,
-            metric_name=f"{metric.name}, {metric.unit}" if metric.unit else metric.name,
-            metric_value=round(metric.mean, 4),
-        )
-        for key, metric in results.metrics.items()
+        _eval_result(key, metric, results.measured_on(part))
+        for part in (results.likelihood, results.samples)
+        if part is not None
+        for key, metric in part.metrics.items()
         if not key.endswith("_floor")
     ]
 
 
+def _eval_result(key: str, metric: Metric, on: MeasuredOn) -> EvalResult:
+    return EvalResult(
+        task_type=TASK,
+        dataset_type=on.dataset if _is_on_the_hub(on.dataset) else "unknown",
+        dataset_name=on.dataset,
+        dataset_split=on.split,
+        metric_type=key,
+        metric_name=f"{metric.name}, {metric.unit}" if metric.unit else metric.name,
+        metric_value=round(metric.mean, 4),
+    )
+
+
+def _is_on_the_hub(dataset: str) -> bool:
+    """Whether a name is a repository's: of a local folder results tell the last part, which has no slash."""
+    return "/" in dataset and DATASET_ID.fullmatch(dataset) is not None
+
+
 def with_repository(text: str, folder_name: str, repo: str) -> str:
-    """A card's text whose code loads `repo` where it loaded the folder of that name; the title of a generated one is the repository's."""
+    """A card's text whose code loads `repo` where it loaded the folder of that name; title and name in the metadata of a generated
+    one are the repository's.
+    """
     parents = r"(?:[\w.-]+/)*"
     in_python, in_shell = re.escape(python_text(folder_name)), re.escape(shlex.quote(folder_name))
     text = re.sub(rf'(from_pretrained\("){parents}{in_python}(?=")', rf"\g<1>{repo}", text)
     text = re.sub(rf"(hfgen \w+ ){parents}{in_shell}(?=[\s`])", rf"\g<1>{repo}", text)
     if MARK in text:
-        title = f"\n# {escape_markdown(folder_name)}\n"
-        text = text.replace(title, f"\n# {repo.rpartition('/')[2]}\n", 1)
+        name = repo.rpartition("/")[2]
+        text = text.replace(f"\n# {escape_markdown(folder_name)}\n", f"\n# {name}\n", 1)
+        text = re.sub(r"(\nmodel-index:\n- name: )[^\n]*", lambda found: f"{found[1]}{json.dumps(name)}", text, count=1)
     return text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """Those of a folder that its card shows; `others` with their captions."""
+    """Those of a folder that its card shows, by the names of their files.
 
-    samples: bool
+    Attributes:
+        samples: empty where there are none.
+        results: of what was measured, with their captions.
+        others: of the kind of model, with their captions.
+    """
+
+    samples: str
     loss: bool
+    results: list[dict[str, str]]
     others: list[dict[str, str]]
 
 
@@ -132,7 +182,7 @@ def _values(
         "samples_caption": told.samples,
         "usage": told.usage.rstrip(),
         "sample_command": code_block(f"hfgen sample {shlex.quote(model.name)} --out samples.png", "sh"),
-        "pictures": _pictures(model.folder, told),
+        "pictures": _pictures(model.folder, told, results),
         "limits": limits_text(told.limits, training),
     }
     if training is not None:
@@ -144,19 +194,30 @@ def _values(
     if results is not None:
         values |= {
             "results_text": results_text(results),
+            "results_note": told.results,
             "quantity": escape_cell(results.likelihood.quantity if results.likelihood else "measured"),
             "metric_rows": metric_rows(results),
-            "errors": has_errors(list(results.metrics.values())),
+            "errors": error_words(results),
         }
     return values
 
 
-def _pictures(folder: Path | None, told: Card) -> Pictures:
+def _pictures(folder: Path | None, told: Card, results: EvaluationResult | None) -> Pictures:
     def there(name: str) -> bool:
         return folder is not None and (folder / name).is_file()
 
-    others = [{"name": name, "caption": text} for name, text in told.pictures.items() if there(f"{name}.png")]
-    return Pictures(samples=there(SAMPLES_PICTURE), loss=there(LOSS_PICTURE), others=others)
+    def shown(captions: Mapping[str, str]) -> list[dict[str, str]]:
+        return [{"name": name, "caption": text} for name, text in captions.items() if there(f"{name}.png")]
+
+    drawn = results is not None and results.samples is not None
+    has_terms = results is not None and results.likelihood is not None and results.likelihood.terms is not None
+    samples = [SAMPLES_PICTURE, *([MEASURED_SAMPLES] if drawn else [])]
+    return Pictures(
+        samples=next((name for name in samples if there(name)), ""),
+        loss=there(LOSS_PICTURE),
+        results=shown(sample_captions(results)),
+        others=shown({name: text for name, text in told.pictures.items() if has_terms or name != TERMS_PICTURE}),
+    )
 
 
 def _same_results(card: ModelCard, results: EvaluationResult, name: str) -> bool:

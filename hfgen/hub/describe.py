@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hfgen.core.markdown import escape_cell, escape_markdown
 from hfgen.data.digits import DIGITS
-from hfgen.results import EvaluationResult, Metric, TrainingRecord
+from hfgen.results import EvaluationResult, MeasuredOn, SampleResult, TrainingRecord
 
 SOURCES = {DIGITS: "scikit-learn's handwritten digits", None: "a local dataset"}
 FEW_IMAGES = 10_000
@@ -37,14 +37,47 @@ def hardware_text(training: TrainingRecord) -> str:
 
 
 def results_text(results: EvaluationResult) -> str:
-    """Of which images the results are."""
-    dataset, split = escape_markdown(results.dataset), escape_markdown(results.split)
-    told = f"{results.images:,} images of {dataset} (split {split}), seed {results.seed}, by `hfgen evaluate`."
-    samples = results.samples
-    if samples is not None:
-        how = escape_markdown(samples.how)
-        told += f" Samples: {samples.count:,} ({how}) against {samples.reference:,} images."
-    return told
+    """Of which images the results are; of parts that were measured on different ones, or at another time, each its own."""
+    likelihood, samples = results.likelihood, results.samples
+    if likelihood is None or samples is None:
+        told = (
+            f"{_on(results.measured_on(likelihood or samples))}, by `hfgen evaluate`." if likelihood or samples else ""
+        )
+        return told if samples is None else f"{told} {_samples(samples, '')}"
+    of_likelihood, of_samples = map(results.measured_on, (likelihood, samples))
+    if of_likelihood == of_samples:
+        return f"{_on(of_likelihood)}, by `hfgen evaluate`. {_samples(samples, '')}"
+    on = f" of {_source(of_samples)}"
+    return f"By `hfgen evaluate`. Likelihood: {_on(of_likelihood)}. {_samples(samples, on)}"
+
+
+def _on(on: MeasuredOn) -> str:
+    return f"{on.images:,} images of {_source(on)}"
+
+
+def _source(on: MeasuredOn) -> str:
+    return f"{escape_markdown(on.dataset)} (split {escape_markdown(on.split)}), seed {on.seed}"
+
+
+def _samples(samples: SampleResult, on: str) -> str:
+    few = ""
+    if "frechet" not in samples.metrics and samples.num_features is not None:
+        few = f" They are too few for a Frechet distance of {samples.num_features} features."
+    return f"Samples: {samples.count:,} ({escape_markdown(samples.how)}) against {samples.reference:,} images{on}.{few}"
+
+
+def sample_captions(results: EvaluationResult | None) -> dict[str, str]:
+    """Of the pictures beside the results that show samples and real images, by the file's name without .png."""
+    samples = None if results is None else results.samples
+    if samples is None or samples.training_images is None:
+        return {}
+    return {
+        "results_real": "Images that the samples are held against, not selected.",
+        "results_neighbours": (
+            "Above samples, below each the training image that is nearest to it in pixels (Euclidean distance), of "
+            f"{samples.training_images:,}."
+        ),
+    }
 
 
 def metric_rows(results: EvaluationResult) -> list[str]:
@@ -52,9 +85,13 @@ def metric_rows(results: EvaluationResult) -> list[str]:
     return [f"| {escape_cell(m.name)} | {escape_cell(m.text())} |" for m in results.metrics.values()]
 
 
-def has_errors(metrics: Sequence[Metric]) -> bool:
-    """Whether one of them is told with its standard error."""
-    return any("±" in metric.text() for metric in metrics)
+def error_words(results: EvaluationResult) -> str:
+    """What ± is, where it stands in the table."""
+    with_error = {key for key, metric in results.metrics.items() if "±" in metric.text()}
+    if not with_error:
+        return ""
+    of_subsets = ", of a kernel distance over disjoint subsets of them" if "kid" in with_error else ""
+    return f"± is the standard error over images{of_subsets}."
 
 
 def limits_text(own: Sequence[str], training: TrainingRecord | None) -> str:

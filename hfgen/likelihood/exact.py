@@ -29,6 +29,7 @@ def exact_vlb(
     process: ReverseProcess,
     images: Images,
     *,
+    labels: torch.Tensor | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     resumable: Resumable | None = None,
@@ -42,6 +43,7 @@ def exact_vlb(
         model: a `UNet2DModel`, or anything with `device`, `dtype`, `eval()` and the call that `ReverseProcess.terms` makes.
         process: that of the scheduler it was trained with, by `hfgen.schedulers.reverse_process`.
         images: 8-bit, such as `ImagesInMemory` or `ImagesStreamed`.
+        labels: the class of each image, int64 (N,), which the network is then told: the bound is one on p(x | class).
         seed: of the noise.
         batch_size: network evaluations at once; by default by the device, halved while it has not enough memory.
         resumable: where to keep what is done.
@@ -60,7 +62,8 @@ def exact_vlb(
         if sums.done < len(images):
             rows = torch.arange(sums.done, len(images)).split(group)
         for batch, pixels in zip(rows, images.batches(rows), strict=True):
-            for timesteps, terms in _group_terms(evaluate, to_model_range(pixels), batch, seed):
+            of_batch = None if labels is None else labels[batch]
+            for timesteps, terms in _group_terms(evaluate, to_model_range(pixels), batch, seed, of_batch):
                 sums.add(batch, timesteps, terms)
             sums.end(batch)
             bar.update(len(batch))
@@ -68,7 +71,7 @@ def exact_vlb(
 
 
 def _group_terms(
-    evaluate: Evaluator, x_0: torch.Tensor, rows: torch.Tensor, seed: int
+    evaluate: Evaluator, x_0: torch.Tensor, rows: torch.Tensor, seed: int, labels: torch.Tensor | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """For each of a few images all t, in parts: timesteps (P,), and the terms (images, P)."""
     generators = [seeded(x_0.device, seed, Stream.EVALUATION, int(row)) for row in rows]
@@ -77,7 +80,8 @@ def _group_terms(
         count = len(timesteps)
         # a number drawn with a tensor of another size is another number: one call for each t
         noise = torch.stack([torch.randn(shape, generator=g, device=device) for g in generators for _ in range(count)])
-        terms = evaluate(x_0.repeat_interleave(count, 0), noise, timesteps.repeat(len(rows)))
+        told = None if labels is None else labels.to(device).repeat_interleave(count)
+        terms = evaluate(x_0.repeat_interleave(count, 0), noise, timesteps.repeat(len(rows)), told)
         yield timesteps, terms.view(len(rows), count)
 
 

@@ -33,6 +33,7 @@ def sampled_vlb(
     images: Images,
     *,
     evaluations: int = 100_000,
+    labels: torch.Tensor | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     resumable: Resumable | None = None,
@@ -63,7 +64,10 @@ def sampled_vlb(
             generator = seeded("cpu", seed, Stream.EVALUATION, number)
             timesteps = stratified_times(probability, end - first, generator)
             rows = _rows(len(images), first=first, end=end, seed=seed)
-            terms = _terms(evaluate, images, rows=rows, timesteps=timesteps, seed=seed, number=number, bar=bar)
+            told = None if labels is None else labels[rows]
+            terms = _terms(
+                evaluate, images, rows=rows, timesteps=timesteps, labels=told, seed=seed, number=number, bar=bar
+            )
             history.add(timesteps, terms, probability)
     return history.result(prior, images, evaluations)
 
@@ -91,6 +95,7 @@ def _terms(
     *,
     rows: torch.Tensor,
     timesteps: torch.Tensor,
+    labels: torch.Tensor | None,
     seed: int,
     number: int,
     bar: tqdm,
@@ -102,7 +107,8 @@ def _terms(
     for batch, pixels in zip(batches, images.batches([rows[b] for b in batches]), strict=True):
         x_0 = to_model_range(pixels)
         noise = torch.stack([torch.randn(x_0.shape[1:], generator=generator, device=generator.device) for _ in batch])
-        terms.append(evaluate(x_0, noise.to(device), timesteps[batch].to(device)))
+        told = None if labels is None else labels[batch].to(device)
+        terms.append(evaluate(x_0, noise.to(device), timesteps[batch].to(device), told))
         bar.update(len(batch))
     return torch.cat(terms).double().cpu()
 

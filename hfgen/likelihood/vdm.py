@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,7 +17,6 @@ from hfgen.likelihood.images import Images, check_not_empty
 from hfgen.likelihood.vlb import BATCH, BATCH_ELSEWHERE, Estimate, estimate, mean_and_error
 from hfgen.process import to_float64
 from hfgen.process.variational import (
-    LEVELS,
     bin_centres,
     decoder_nats,
     diffuse,
@@ -30,7 +28,6 @@ from hfgen.process.variational import (
 
 CURVE = 100
 PART = "vdm"
-NUMBERS_AT_ONCE = 2**24
 
 
 class Schedule(Protocol):
@@ -46,7 +43,11 @@ class Schedule(Protocol):
         """gamma(t), (B,)."""
 
 
-Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+class Predict(Protocol):
+    """A network."""
+
+    def __call__(self, z: torch.Tensor, gamma: torch.Tensor, /, **cond: torch.Tensor) -> torch.Tensor:
+        """What it says of z (B, C, H, W) at gamma (B,), told class_labels, int64 (B,), where there are labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,7 @@ def vdm_bound(
     prediction_type: str = "epsilon",
     num_steps: int | None = None,
     evaluations: int = 100_000,
+    labels: torch.Tensor | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     resumable: Resumable | None = None,
@@ -110,6 +112,7 @@ def vdm_bound(
         prediction_type: of the network, "epsilon" or "v_prediction".
         num_steps: T; None: continuous time.
         evaluations: network evaluations of all images together.
+        labels: the class of each image, int64 (N,), which the network is then told: the bound is one on p(x | class).
         seed: of times and noise.
         batch_size: network evaluations at once; by default by the device.
         resumable: where to keep what is done.
@@ -134,17 +137,11 @@ def vdm_bound(
         for batch, pixels in zip(rows, images.batches(rows), strict=True):
             f = bin_centres(to_float64(pixels))
             generators = [seeded(_cpu_for_mps(f.device), seed, Stream.EVALUATION, int(row)) for row in batch]
-            found = terms.of_images(f, generators, times, at_once, sums)
+            told = None if labels is None else labels[batch].to(f.device)
+            found = terms.of_images(f, generators, times, at_once, sums, told)
             sums.end(batch, found)
             bar.update(len(batch))
     return sums.result(first[0].numel(), times, num_steps)
-
-
-def reconstruction_nats(f: torch.Tensor, noise: torch.Tensor, gamma_0: torch.Tensor) -> torch.Tensor:
-    """`decoder_nats`, (B,), a few pixels at a time: each takes 511 numbers."""
-    pixels = max(1, NUMBERS_AT_ONCE // (2 * LEVELS * len(f)))
-    parts = zip(f.flatten(1).split(pixels, 1), noise.flatten(1).split(pixels, 1), strict=True)
-    return torch.stack([decoder_nats(*part, gamma_0) for part in parts]).sum(0)
 
 
 @dataclass(frozen=True)
@@ -160,12 +157,18 @@ class _Terms:
         return CURVE if self.num_steps is None else min(self.num_steps, CURVE)
 
     def of_images(
-        self, f: torch.Tensor, generators: list[torch.Generator], times: int, at_once: int, sums: _Sums
+        self,
+        f: torch.Tensor,
+        generators: list[torch.Generator],
+        times: int,
+        at_once: int,
+        sums: _Sums,
+        labels: torch.Tensor | None,
     ) -> torch.Tensor:
         """Prior, reconstruction and diffusion of each image, float64 (B, 3)."""
         gamma_0, gamma_1 = (end.to(f) for end in self.schedule.ends())
         t_0 = torch.stack([torch.rand((), generator=g, device=g.device) for g in generators]).to(f)
-        reconstruction = reconstruction_nats(f, _noise(generators, f, 1), gamma_0)
+        reconstruction = decoder_nats(f, _noise(generators, f, 1), gamma_0)
         total = torch.zeros_like(t_0)
         group = max(1, at_once // len(f))
         for first in range(0, times, group):
@@ -173,19 +176,20 @@ class _Terms:
             # of each image in turn: a number that is drawn does not depend on the batches
             noise = _noise(generators, f, count)
             t = (t_0[:, None] + torch.arange(first, first + count, device=f.device) / times) % 1
-            found = self.diffusion(f.repeat_interleave(count, 0), noise, t.flatten()).view(len(f), count)
+            cond = {} if labels is None else {"class_labels": labels.repeat_interleave(count)}
+            found = self.diffusion(f.repeat_interleave(count, 0), noise, t.flatten(), **cond).view(len(f), count)
             total += found.sum(1) / times
             sums.add(t.flatten(), found.flatten())
         return torch.stack([prior_nats(f, gamma_1), reconstruction, total], dim=1)
 
-    def diffusion(self, f: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def diffusion(self, f: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, **cond: torch.Tensor) -> torch.Tensor:
         """The term of each row, float64 (B,), whose mean over t is the diffusion loss."""
         if self.num_steps is None:
             gamma, weight = self.schedule(t), 0.5 * self.schedule.rate(t)
         else:
             before, gamma = map(self.schedule, step_times(t, self.num_steps))
             weight = step_weight(before, gamma, self.num_steps)
-        output = to_float64(self.predict(diffuse(f, noise, gamma).float(), gamma.float()))
+        output = to_float64(self.predict(diffuse(f, noise, gamma).float(), gamma.float(), **cond))
         return weight * noise_error(output, f, noise, gamma, self.prediction_type)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -27,8 +28,11 @@ class DenoisingNetwork(Protocol):
     def eval(self) -> DenoisingNetwork:
         """The same, ready to be evaluated."""
 
-    def __call__(self, x_t: torch.Tensor, timesteps: torch.Tensor, /) -> NetworkOutput:
-        """Its prediction, as `ReverseProcess.terms` takes it, from x_t (B, C, H, W) and int64 timesteps (B,)."""
+    def __call__(self, x_t: torch.Tensor, timesteps: torch.Tensor, /, **cond: torch.Tensor) -> NetworkOutput:
+        """Its prediction, as `ReverseProcess.terms` takes it, from x_t (B, C, H, W) and int64 timesteps (B,).
+
+        `cond` is what it is told of each row: class_labels, int64 (B,), where there are labels, else nothing.
+        """
 
 
 class Estimate(NamedTuple):
@@ -84,14 +88,19 @@ class Evaluator:
         self.batch_size = batch_size or BATCH.get(self.device.type, BATCH_ELSEWHERE)
 
     @torch.no_grad()
-    def __call__(self, x_0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """As `ReverseProcess.terms`, for any number of rows."""
-        parts = zip(*(tensor.split(self.batch_size) for tensor in (x_0, noise, timesteps)), strict=True)
+    def __call__(
+        self, x_0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As `ReverseProcess.terms`, for any number of rows; `labels` are their classes, which the network is told."""
+        tensors = (x_0, noise, timesteps) if labels is None else (x_0, noise, timesteps, labels)
+        parts = zip(*(tensor.split(self.batch_size) for tensor in tensors), strict=True)
         return torch.cat([self._fitting(*part) for part in parts])
 
-    def _fitting(self, x_0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def _fitting(
+        self, x_0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
         try:
-            return self.process.terms(self._predict, to_float64(x_0), noise, timesteps)
+            return self.process.terms(partial(self._predict, labels), to_float64(x_0), noise, timesteps)
         except OutputShapeError as error:
             raise HfgenError(str(error)) from error
         except torch.OutOfMemoryError as error:
@@ -101,10 +110,11 @@ class Evaluator:
                 ) from error
         # outside of the handler: the error that is handled keeps alive what filled the memory
         self.batch_size = max(1, len(x_0) // 2)
-        return self(x_0, noise, timesteps)
+        return self(x_0, noise, timesteps, labels)
 
-    def _predict(self, x_t: torch.Tensor, timesteps: torch.Tensor) -> NetworkOutput:
-        return self.model(x_t.to(self.model.dtype), timesteps)
+    def _predict(self, labels: torch.Tensor | None, x_t: torch.Tensor, timesteps: torch.Tensor) -> NetworkOutput:
+        cond = {} if labels is None else {"class_labels": labels}
+        return self.model(x_t.to(self.model.dtype), timesteps, **cond)
 
 
 def mean_and_error(

@@ -73,7 +73,9 @@ def test_models_stand_side_by_side(models, tmp_path, capsys):
     assert table["training time"] == ["–", "2 min (abacus)", "–"]
     page = out.read_text()
     pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
-    assert len(pictures) == 4  # three grids, and the terms of the diffusion model
+    assert (
+        len(pictures) == 8
+    )  # real images, three grids and their nearest training images, the terms of the diffusion model
     assert all(min(Image.open(io.BytesIO(data)).size) > 100 for data in pictures)
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert str(tmp_path) not in page
@@ -249,3 +251,35 @@ def test_the_page_is_no_part_of_a_pipeline(quick, tmp_path, capsys):
         assert quick("--out", out, "--overwrite") == (1, 0)
         assert "is a part of the pipeline in" in capsys.readouterr().err
     assert (tmp_path / "vae/README.md").read_text() == "card"
+
+
+def test_the_page_begins_with_real_images_and_shows_the_nearest_training_images(quick, tmp_path):
+    assert quick()[0] == 0
+    page = (tmp_path / "page.html").read_text()
+    captions = re.findall(r"<figcaption>([^<]*)</figcaption>", page)
+    assert captions == ["real images", "vae: means of p(x|z)", "grey: means of p(x|z)", "vae", "grey"]
+    assert "nearest to it in pixels (Euclidean distance), of 1,500." in " ".join(page.split())
+    table = rows((tmp_path / "page.md").read_text())
+    assert all("(floor" in cell for cell in table["kernel distance (not KID)"])
+    assert all("(floor" in cell for cell in table["distance in pixels to the nearest training image"])
+
+
+def test_the_page_fits_a_phone(quick, tmp_path):
+    """What can be wider than the window is allowed to break or shrink: pictures, words, the command, and rows of the table."""
+    assert quick()[0] == 0
+    page = (tmp_path / "page.html").read_text()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    style = page[page.index("<style>") : page.index("</style>")]
+    declared = {
+        selector.strip(): body for selector, body in re.findall(r"^\s*([^{}@\n]+) \{ ([^{}]*) \}", style, re.MULTILINE)
+    }
+    assert "overflow-wrap: anywhere" in declared["h1, h2, p, th, td, figcaption"]
+    assert "white-space: pre-wrap" in declared["pre"]
+    assert "overflow-wrap: anywhere" in declared["pre"]
+    assert "width: 100%" in declared["img"]
+    # a column is as wide as the window where that is less than the least width
+    least = re.findall(r"minmax\(min\(100%, (\d+)rem\), 1fr\)", style)
+    assert len(least) == 2
+    assert re.search(r"@media \(max-width: 40rem\) \{\s*table, tbody \{ display: block; \}", style)
+    assert "min-width: 0" in style[style.index("@media") :]
+    assert not re.search(r"(?<!max-)(?<!min-)width: \d+(px|rem)", style)

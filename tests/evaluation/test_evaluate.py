@@ -27,14 +27,15 @@ from hfgen.core.resume import Resumable
 from hfgen.data.digits import embedded_digits
 from hfgen.data.loading import ImagesInMemory
 from hfgen.evaluation.evaluate import evaluate_model
-from hfgen.evaluation.features import load_feature_network
+from hfgen.evaluation.networks import load_feature_network
 from hfgen.evaluation.samples import Draws, evaluate_samples, real_images
 from hfgen.hub.loading import load
 from hfgen.models import MLPVAE
-from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
+from hfgen.pipelines import ClassConditionalDDPMPipeline, UnconditionalDiffusionPipeline, VAEPipeline
 from hfgen.results import EvaluationResult, LikelihoodResult, Metric
 
 STEPS, COUNT = 6, 12
+PICTURES = [f"results_{name}.png" for name in ("neighbours", "real", "samples")]
 LIKELIHOOD = ["--likelihood", "--evaluations", "200", "--max_images", "9"]
 
 
@@ -177,13 +178,13 @@ def test_samples_alone(evaluate, saved, samples, tmp_path, capsys):
     assert results["kind"] == "diffusion"
     assert results["samples"]["count"] == results["samples"]["reference"] == results["images"] == COUNT
     assert sum(results["samples"]["classes"]["samples"]) == pytest.approx(1)
-    assert names_in(tmp_path) == ["results.json", "results_samples.png"]
+    assert names_in(tmp_path) == ["results.json", *PICTURES]
 
 
 @pytest.mark.slow
 def test_both_are_the_two_together(evaluate, saved, samples, tmp_path):
     both = evaluate(saved["diffusion"], *LIKELIHOOD, *samples)
-    assert names_in(tmp_path) == ["results.json", "results_samples.png", "results_terms.png"]
+    assert names_in(tmp_path) == ["results.json", *PICTURES, "results_terms.png"]
     likelihood = evaluate(saved["diffusion"], *LIKELIHOOD, out="a.json")
     quality = evaluate(saved["diffusion"], *samples, out="b.json")
     assert both["metrics"] == likelihood["metrics"] | quality["metrics"]
@@ -311,7 +312,7 @@ class TestBrokenOff:
         assert calls.images == 200 + COUNT * STEPS - done
         assert timeless(found) == timeless(expected)
         assert np.array_equal(grid_of(tmp_path / "results_samples.png"), grid)
-        assert names_in(tmp_path) == ["results.json", "results_samples.png", "results_terms.png"]
+        assert names_in(tmp_path) == ["results.json", *PICTURES, "results_terms.png"]
 
     @pytest.mark.parametrize("after", [29, 54, 60])
     def test_every_t_and_samples(self, evaluate, saved, samples, calls, after, tmp_path):
@@ -439,7 +440,7 @@ class TestBrokenOff:
         capsys.readouterr()
         assert timeless(evaluate(*arguments)) == timeless(expected)
         assert f"hfgen: {part} is damaged: " in capsys.readouterr().err
-        assert names_in(tmp_path) == ["results.json", "results_samples.png", "results_terms.png"]
+        assert names_in(tmp_path) == ["results.json", *PICTURES, "results_terms.png"]
 
     @pytest.mark.parametrize("changed", ["test", "train"])
     @pytest.mark.parametrize("flags", ["likelihood", "samples"])
@@ -519,11 +520,12 @@ def test_samples_are_held_against_as_many_real_images(saved):
     assert len(real.reference.features.unique(dim=0)) == 40
     every = real_images(draws_of(pipeline, 400), network, shape, config)
     assert (len(every.reference), len(every.floor)) == (297, 400)
-    result, images = evaluate_samples(draws, network, real)
-    assert images.shape == (40, 1, 8, 8)
-    assert (result.count, result.reference) == (40, 40)
-    _, shown = evaluate_samples(draws_of(pipeline, 100), network, real)
-    assert len(shown) == 64
+    result, pictures = evaluate_samples(draws, network, real)
+    assert pictures.samples.shape == pictures.nearest.shape == pictures.real.shape == (40, 1, 8, 8)
+    assert (result.count, result.reference, pictures.labels) == (40, 40, None)
+    assert result.training_images == 1500
+    _, pictures = evaluate_samples(draws_of(pipeline, 100), network, real)
+    assert len(pictures.samples) == 64
 
 
 @pytest.fixture
@@ -586,10 +588,18 @@ def test_values_out_of_range(refused, samples):
 
 
 def test_samples_that_are_too_few_are_told_before_the_likelihood(refused, saved):
-    few = ["--samples", "6", "--features", saved["features"]]
-    refused("diffusion", "--samples 6: too few for 6 features", *few)
-    refused("diffusion", "--samples 6: too few for 6 features", *LIKELIHOOD, *few)
-    refused("vae", "--samples 64: too few for 64 features", "--likelihood", "--samples", "64")
+    few = ["--samples", "3", "--features", saved["features"]]
+    refused("diffusion", "--samples 3: too few for 3 neighbours, of precision and recall; use more than 3", *few)
+    refused("diffusion", "--samples 3: too few for 3 neighbours", *LIKELIHOOD, *few)
+
+
+def test_samples_that_are_too_few_for_a_covariance_have_the_other_metrics(evaluate, saved, capsys):
+    results = evaluate(saved["diffusion"], "--samples", "6", "--features", saved["features"])
+    told = "hfgen: 6 images are too few for the Frechet distance of 6 features, whose covariance would be singular"
+    assert told in capsys.readouterr().err
+    assert not [key for key in results["metrics"] if key.startswith("frechet")]
+    assert {"kid", "kid_floor", "precision", "recall", "nearest_training"} <= set(results["metrics"])
+    assert results["samples"]["num_features"] == 6
 
 
 def test_splits_that_are_not_there(refused, samples):
@@ -600,12 +610,12 @@ def test_splits_that_are_not_there(refused, samples):
 
 
 def test_images_that_are_too_few(refused, samples, digits, monkeypatch):
-    few, empty = (digits["test"].select(range(count)) for count in (5, 0))
+    few, empty = (digits["test"].select(range(count)) for count in (3, 0))
     splits = DatasetDict(train=digits["train"], few=few, empty=empty)
     monkeypatch.setattr("hfgen.data.sources.embedded_digits", lambda: splits)
     refused("diffusion", "split 'empty' of 'digits' has no images", "--split", "empty")
     refused("diffusion", "split 'empty' of 'digits' has no images", *samples, "--split", "empty")
-    message = "5 images of split 'few': too few for 6 features"
+    message = "3 images of split 'few' of 'digits': too few for 3 neighbours"
     refused("diffusion", message, *LIKELIHOOD, *samples, "--split", "few")
     refused("diffusion", message, *samples, "--split", "train", "--train_split", "few")
 
@@ -693,6 +703,7 @@ def test_parts_of_a_pipeline_are_never_replaced(refused, folder, out):
 
 
 def test_results_go_into_the_folder_of_a_pipeline_and_replace_earlier_ones(evaluate, saved, folder):
+    (folder / "training.json").unlink()
     for seed in ("0", "1"):
         results = evaluate(folder, *LIKELIHOOD, "--seed", seed, out="model/results.json")
         assert results["seed"] == int(seed)
@@ -813,3 +824,46 @@ def test_settings_are_what_is_asked_for_and_the_model():
     assert settings("categorical") != first
     assert settings(seed=1) != first
     assert settings(options={"iw_samples": 3}) != first
+
+
+def test_a_second_measurement_keeps_the_first_ones_part(evaluate, saved, samples, folder, capsys):
+    """And the card tells both, with the figures that belong to them."""
+    (folder / "training.json").unlink()
+    (folder / "README.md").unlink()
+    target = folder / "results.json"
+    evaluate(folder, *LIKELIHOOD, "--seed", "1", out="model/results.json")
+    capsys.readouterr()
+    evaluate(folder, *samples, "--seed", "2", out="model/results.json")
+    assert "variational bound" not in capsys.readouterr().out  # what was not measured now is not printed
+    both = EvaluationResult.load(target)
+    assert {"vlb_total", "frechet"} <= set(both.metrics)
+    assert (both.measured_on(both.likelihood).seed, both.measured_on(both.samples).seed) == (1, 2)
+    assert (both.measured_on(both.likelihood).images, both.measured_on(both.samples).images) == (9, COUNT)
+    assert main(["card", str(folder)]) == 0
+    card = (folder / "README.md").read_text()
+    assert "Likelihood: 9 images of digits (split test), seed 1. Samples: 12 " in card
+    assert all(f"](results_{name}.png)" in card for name in ("terms", "real", "neighbours", "samples"))
+
+
+def test_results_of_other_weights_are_replaced(evaluate, saved, samples, folder):
+    (folder / "training.json").unlink()
+    evaluate(folder, *LIKELIHOOD, out="model/results.json")
+    changed = unet()
+    with torch.no_grad():
+        changed.conv_out.bias.add_(0.1)
+    changed.save_pretrained(folder / "unet")
+    results = evaluate(folder, *samples, out="model/results.json")
+    assert "frechet" in results["metrics"]
+    assert not [key for key in results["metrics"] if key.startswith("vlb")]
+
+
+def test_samples_of_classes_have_their_names_beside_them(tmp_path, evaluate, samples):
+    torch.manual_seed(0)
+    network = UNet2DModel(**{**unet().config, "num_class_embeds": 3})
+    ClassConditionalDDPMPipeline(network, scheduler(), ["cat", "dog"]).save_pretrained(tmp_path / "classes")
+    evaluate(tmp_path / "classes", *samples)
+    grid = grid_of(tmp_path / "results_samples.png")
+    # two rows of six images and a margin, which is white but for the words
+    assert grid.shape[0] == 2 * (56 + 2 * 2)
+    assert grid.shape[1] > 6 * 58 + 10
+    assert (grid[0, 0], grid[:, : grid.shape[1] - 6 * 58 - 4].min()) == (255, 0)

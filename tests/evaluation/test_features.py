@@ -18,7 +18,8 @@ from transformers import (
 from hfgen.core.errors import HfgenError
 from hfgen.data.evaluation_images import load_evaluation_images
 from hfgen.data.loading import ImagesInMemory
-from hfgen.evaluation.features import BATCH, DIGITS_CLASSIFIER, FeatureNetwork, load_feature_network
+from hfgen.evaluation.features import BATCH, FeatureNetwork
+from hfgen.evaluation.networks import DIGITS_CLASSIFIER, load_feature_network
 
 CPU = torch.device("cpu")
 LABELS = {"id2label": {0: "ant", 1: "bee", 2: "cat"}, "label2id": {"ant": 0, "bee": 1, "cat": 2}}
@@ -166,7 +167,10 @@ def test_pickles_are_never_loaded(tmp_path):
     saved(vit(), tmp_path, size=16)
     (tmp_path / "model.safetensors").unlink()
     torch.save({"vit": Trap()}, tmp_path / "pytorch_model.bin")
-    refused(tmp_path, "safetensors.*: pass a folder or repository of an image classifier with safetensors")
+    refused(
+        tmp_path,
+        "safetensors.*: pass a folder or repository of an image classifier, a DINOv2 or a CLIP with safetensors",
+    )
 
 
 def test_code_of_a_repository_is_never_run(tmp_path, monkeypatch):

@@ -7,7 +7,14 @@ from scipy.linalg import sqrtm
 
 from hfgen.core.errors import HfgenError
 from hfgen.evaluation.features import Features
-from hfgen.evaluation.quality import class_frequencies, frechet_distance, precision_recall
+from hfgen.evaluation.quality import (
+    _subsets,
+    class_frequencies,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+    squared_mmd,
+)
 from hfgen.evaluation.samples import quality_metrics
 
 
@@ -138,3 +145,69 @@ def test_metrics_with_their_floor():
     assert metrics["class_shift_floor"].mean == 0
     assert "tiny network features (not FID)" in metrics["frechet"].name
     assert all("training images" in metric.name for key, metric in metrics.items() if key.endswith("_floor"))
+
+
+def unbiased_mmd(x, y):
+    """By its sums over pairs of different images, in float64."""
+    x, y = x.double().numpy(), y.double().numpy()
+
+    def kernel(a, b):
+        return (sum(p * q for p, q in zip(a, b, strict=True)) / len(a) + 1) ** 3
+
+    def within(z):
+        pairs = [kernel(a, b) for i, a in enumerate(z) for j, b in enumerate(z) if i != j]
+        return sum(pairs) / len(pairs)
+
+    across = [kernel(a, b) for a in x for b in y]
+    return within(x) + within(y) - 2 * sum(across) / len(across)
+
+
+def test_the_squared_mmd_against_its_sums():
+    x, y = normal(7, 3, 0).float(), 1.5 * normal(5, 3, 1).float() + 0.5
+    assert squared_mmd(x, y).item() == pytest.approx(unbiased_mmd(x, y), rel=1e-12)
+    assert squared_mmd(x, y).dtype == torch.float64
+
+
+def test_the_kernel_distance_is_the_mean_of_disjoint_subsets():
+    """Of 60 and 43 images: ten pairs of subsets of 6 and 4, whose spread over the root of ten is the error."""
+    a, b = features(1.5 * normal(60, 3, 2).float()), features(normal(43, 3, 3).float())
+    found = kernel_distance(a, b)
+    cuts = zip(_subsets(a, 10, 0), _subsets(b, 10, 1), strict=True)
+    parts = [unbiased_mmd(x, y) for x, y in cuts]
+    assert found.mean == pytest.approx(np.mean(parts), rel=1e-10)
+    assert found.standard_error == pytest.approx(np.std(parts, ddof=1) / np.sqrt(10), rel=1e-10)
+    rows = {tuple(row.tolist()) for part in _subsets(a, 10, 0) for row in part}
+    assert len(rows) == 60
+    assert rows == {tuple(row.tolist()) for row in a.features}
+
+
+def test_rows_that_come_sorted_are_mixed():
+    """Two modes one after the other, as the classes of a folder are: unmixed subsets would hold one each."""
+    a, b = (
+        features(normal(200, 3, s).float() + torch.tensor([0.0, 9.0]).repeat_interleave(100)[:, None]) for s in (4, 5)
+    )
+    found = kernel_distance(a, b)
+    assert abs(found.mean) < 4 * found.standard_error
+
+
+def test_the_kernel_distance_is_unbiased_and_its_error_is_that_of_repetitions():
+    """Over 300 pairs of sets of one distribution: the mean is 0 within 4 of its errors, and the mean square error of a value is the
+    variance over the repetitions within 4 standard deviations of a variance, 4 sqrt(2 / 300) = 33 %, half as much again for its tails."""
+    found = [kernel_distance(features(normal(30, 2, 2 * i)), features(normal(30, 2, 2 * i + 1))) for i in range(300)]
+    means, errors = (np.array([getattr(x, name) for x in found]) for name in ("mean", "standard_error"))
+    assert abs(means.mean()) < 4 * means.std(ddof=1) / np.sqrt(300)
+    assert np.mean(errors**2) == pytest.approx(means.var(ddof=1), rel=0.5)
+
+
+def test_a_kernel_distance_of_few_images():
+    assert np.isfinite(kernel_distance(features(normal(5, 8)), features(normal(4, 8, 1))).standard_error)
+    assert np.isnan(kernel_distance(features(normal(2, 8)), features(normal(3, 8, 1))).standard_error)
+    with pytest.raises(HfgenError, match=r"^1 images are too few for a kernel distance: use 2 or more$"):
+        kernel_distance(features(normal(1, 8)), features(normal(5, 8)))
+
+
+def test_too_few_images_have_no_frechet_distance_but_a_kernel_distance():
+    few, many = features(normal(5, 8).float()), features(normal(50, 8, 1).float())
+    assert "frechet" not in quality_metrics(few, many, many, "n")
+    assert "frechet" not in quality_metrics(many, many, few, "n")
+    assert {"kid", "kid_floor"} <= set(quality_metrics(few, many, many, "n"))

@@ -12,6 +12,7 @@ from PIL import Image
 from hfgen.core.errors import HfgenError
 from hfgen.core.files import check_writable, write_json
 from hfgen.data.evaluation_images import load_evaluation_images
+from hfgen.data.subset import draw_rows
 from hfgen.families.vae.figures import save_vae_figures
 from hfgen.library import evaluate
 from hfgen.models import MLPVAE
@@ -46,10 +47,12 @@ def test_images_and_labels_are_of_the_same_rows(digits):
     assert digits.images.images[5, 0].tolist() == torch.tensor(list(source[5]["image"].getdata())).view(8, 8).tolist()
 
 
-def test_first_images(digits):
-    few = load_evaluation_images("digits", "test", shape=(1, 8, 8), device=CPU, max_images=4)
-    assert torch.equal(few.images.images, digits.images.images[:4])
-    assert torch.equal(few.labels, digits.labels[:4])
+def test_fewer_images_are_of_all_classes(digits):
+    few = load_evaluation_images("digits", "test", shape=(1, 8, 8), device=CPU, max_images=20)
+    assert few.labels.bincount().tolist() == [2] * 10
+    rows = draw_rows(20, 297, digits.labels, seed=0)
+    assert torch.equal(few.images.images, digits.images.images[rows])
+    assert torch.equal(few.labels, digits.labels[rows])
 
 
 @pytest.mark.parametrize(
@@ -130,8 +133,9 @@ def test_pairs_show_each_image_above_its_reconstruction(digits, tmp_path, monkey
     pipeline = VAEPipeline(vae())
     save_vae_figures(pipeline, digits, tmp_path, seed=0)
     pairs = drawn[1].view(4, 2, 10, 1, 8, 8)
-    assert torch.equal(pairs[:, 0].flatten(0, 1), digits.images.images[:40])
-    again = pipeline.reconstruct(digits.images.images[:40], output_type="pt").images
+    shown = digits.images.images[digits.some(40)]
+    assert torch.equal(pairs[:, 0].flatten(0, 1), shown)
+    again = pipeline.reconstruct(shown, output_type="pt").images
     # to the nearest of 256 levels
     torch.testing.assert_close(pairs[:, 1].flatten(0, 1).float() / 255, again, rtol=0, atol=0.5 / 255 + 1e-6)
 

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import socket
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from hfgen.hub.loading import load
 from hfgen.hub.publish import publish_folder
 from hfgen.models import MLPVAE
 from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
-from hfgen.results import TrainingRecord
+from hfgen.results import BoundTerms, EvaluationResult, TrainingRecord
 from hfgen.schedulers import make_sampler
 from hfgen.trainer.record import command_line
 
@@ -111,7 +112,8 @@ def test_a_card_is_valid_and_has_what_its_folder_has(trained, kind, without, res
     assert sections(text) == ["Use", *(name for name, there in told.items() if there), "Limits"]
     named = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
     assert all((folder / name).is_file() for name in named)
-    assert set(named) == {path.name for path in folder.glob("*.png")} - ({"loss.png"} if without else set())
+    kept = {"training_images.png", *(["loss.png"] if without else [])}
+    assert set(named) == {path.name for path in folder.glob("*.png")} - kept
     assert re.search(r"[\d,]+ parameters", text)
     assert "{{" not in text
     assert "{%" not in text
@@ -127,7 +129,8 @@ def test_measured_results_can_be_read_back(trained):
     for key, metric in RESULTS["metrics"].items():
         assert read[key].metric_value == pytest.approx(metric["mean"], abs=1e-4)
         assert read[key].metric_name == f"{metric['name']}, {metric['unit']}".rstrip(", ")
-        assert (read[key].dataset_type, read[key].dataset_split) == ("mnist", "test")
+        # the name of a local folder is that of no dataset of the Hub
+        assert (read[key].dataset_name, read[key].dataset_type, read[key].dataset_split) == ("mnist", "unknown", "test")
         assert read[key].task_type == "unconditional-image-generation"
     assert ModelCard(text).data.model_name == "tiny-ddpm"
     assert "| bits\\|dim | 1.235 ± 0.012 bits/dim |\n| -ELBO | 98.77 ± 0.50 nats/image |\n| FID | 7.250 |\n" in text
@@ -434,3 +437,112 @@ def test_a_folder_of_any_name(vae_folder, tmp_path, monkeypatch, name):
     assert name not in pushed.replace(f"# {name}", "")
     assert pushed.count("alice/model") == 3
     assert "\n# model\n" in pushed
+
+
+# -- results of the model, and of no other
+
+
+def part_of(key, digest, **values):
+    """A file of results with one part, of this version."""
+    results = EvaluationResult.from_json(RESULTS)
+    other = {"likelihood": "samples", "samples": "likelihood"}[key]
+    return replace(results, **{other: None, "model_digest": digest, **values})
+
+
+def test_parts_that_were_measured_on_different_images_tell_their_own(trained):
+    folder = trained("ddpm")
+    digest = load(folder).digest()
+    likelihood = part_of("likelihood", digest)
+    merged = part_of("samples", digest, dataset="user/photos", split="held_out", images=77, seed=9).with_earlier(
+        likelihood
+    )
+    merged.save(folder / "results.json")
+    text = refresh(folder)
+    assert (
+        "Likelihood: 500 images of mnist (split test), seed 3. Samples: 2,000 (ddim, 50 steps) against 1,000 images of "
+        in text
+    )
+    assert "images of user/photos (split held_out), seed 9." in text
+    told = {r["dataset"]["name"]: r for r in metadata(text)["model-index"][0]["results"]}
+    assert {name: r["dataset"]["type"] for name, r in told.items()} == {
+        "mnist": "unknown",
+        "user/photos": "user/photos",
+    }
+    assert [m["type"] for m in told["user/photos"]["metrics"]] == ["fid"]
+
+
+@pytest.mark.parametrize("digest", ["0" * 32, None])
+def test_results_of_other_weights_are_not_on_the_card(trained, capsys, digest):
+    """Of a training that another one has overwritten; old files do not tell their weights, and are believed but after a training."""
+    folder = trained("ddpm")
+    before = refresh(folder)
+    for name in ("results_terms.png", "results_real.png", "results_neighbours.png", "results_samples.png"):
+        shutil.copy(folder / "samples.png", folder / name)
+    part_of("likelihood", digest).save(folder / "results.json")
+    card = refresh_card(load(folder), after_training=True)
+    assert card.read_text() == before
+    told = f"{folder / 'results.json'} is of other weights or configs, the card leaves it out: measure again"
+    assert told in capsys.readouterr().err
+    assert (refresh(folder) == before) == (digest is not None)
+    part_of("likelihood", load(folder).digest()).save(folder / "results.json")
+    assert "model-index" in metadata(refresh_card(load(folder), after_training=True).read_text())
+
+
+def test_pictures_of_results_are_shown_with_the_part_that_they_are_of(trained):
+    folder = trained("ddpm")
+    digest, names = load(folder).digest(), ("results_terms", "results_real", "results_neighbours", "results_samples")
+    for name in names:
+        shutil.copy(folder / "samples.png", folder / f"{name}.png")
+    (folder / "samples.png").unlink()
+
+    def shown(result):
+        result.save(folder / "results.json")
+        return [name for name in names if f"({name}.png)" in refresh(folder)]
+
+    likelihood, samples = (part_of(key, digest) for key in ("likelihood", "samples"))
+    assert shown(likelihood) == []
+    terms = replace(likelihood.likelihood, terms=BoundTerms(mean=(1.0,), standard_error=(0.1,), draws=(5,)))
+    assert shown(replace(likelihood, likelihood=terms)) == ["results_terms"]
+    assert shown(samples) == ["results_samples"]  # of before neighbours were sought
+    found = replace(samples.samples, training_images=1234)
+    assert shown(replace(samples, samples=found)) == ["results_real", "results_neighbours", "results_samples"]
+    text = (folder / "README.md").read_text()
+    assert "nearest to it in pixels (Euclidean distance), of 1,234." in text
+    assert text.index("results_samples.png") < text.index("## Use")
+
+
+# -- data of one's own
+
+
+def test_a_card_of_own_data_has_the_repositorys_name_and_no_false_dataset(hub, ours, trained):
+    folder = trained("ddpm")
+    part_of("likelihood", load(folder).digest(), dataset="my photos").save(folder / "results.json")
+    ours.hfgen("publish", folder, "alice/sea-and-sky").check()
+    text = remote_card(hub, "alice/sea-and-sky")
+    assert "\n# sea-and-sky\n" in text
+    assert "tiny-ddpm" not in text.replace("--output_dir tiny-ddpm", "")
+    data = metadata(text)
+    assert data["model-index"][0]["name"] == "sea-and-sky"
+    assert {r["dataset"]["type"] for r in data["model-index"][0]["results"]} == {"unknown"}
+    assert "datasets" not in data
+    assert card_errors(text) == []
+
+
+def test_the_command_of_own_data_has_words_that_say_what_to_put(tmp_path):
+    for name in ("photos", "data", "model"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "unet.json").write_text("{}")
+    words = [
+        f"--train_data_dir={tmp_path / 'photos'}",
+        f"--dataset_name={tmp_path / 'data'}",
+        f"--model_config_name_or_path={tmp_path / 'unet.json'}",
+        f"--output_dir={tmp_path / 'model'}",
+    ]
+    command = command_line(parse_training_config("ddpm", words))
+    assert "--train_data_dir FOLDER_OF_IMAGES " in command
+    assert "--dataset_name FOLDER_OF_A_DATASET " in command
+    assert "--model_config_name_or_path CONFIG.json " in command
+    assert command.endswith("--output_dir model")
+    assert str(tmp_path) not in command
+    shown = command_line(parse_training_config("ddpm", ["--dataset_name=user/photos", "--output_dir=x"]))
+    assert "--dataset_name user/photos " in shown

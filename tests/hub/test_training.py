@@ -56,7 +56,9 @@ def test_a_hub_that_fails_in_the_end_costs_no_training(hub, ours, vae_training, 
     ours.hfgen(*shlex.split(command)[1:]).check()
     assert len(hub.repositories["alice/tiny-vae"].branches["main"]) == 2
     assert names(out) - set(hub.repositories["alice/tiny-vae"].files()) == {
-        name for name in names(out) if name.startswith((".hfgen/", "checkpoint-", "logs/", "samples/", "history.jsonl"))
+        name
+        for name in names(out)
+        if name.startswith((".hfgen/", "checkpoint-", "logs/", "samples/", "history.jsonl", "training_images.png"))
     }
 
 
