@@ -24,7 +24,7 @@ from hfgen.core.plotting import new_figure, save_figure
 from hfgen.core.resume import Resumable
 from hfgen.data.loading import ImagesInMemory
 from hfgen.drawing.compiled import compile_unet
-from hfgen.evaluation.features import load_feature_network
+from hfgen.evaluation.networks import load_feature_network
 from hfgen.evaluation.quality import frechet_distance, precision_recall
 from hfgen.evaluation.samples import Draws, real_images
 from hfgen.families.base import make_options
@@ -44,7 +44,7 @@ def parse_args(argv=None):
     add("--dataset_name", default="ylecun/mnist", help="(default: %(default)s)")
     add("--split", default="test", help="(default: %(default)s)")
     add("--train_split", default="train", help="(default: %(default)s)")
-    add("--features", help="image classifier of transformers (default: the one of digits)")
+    add("--features", help="a feature network, as for `hfgen evaluate` (default: digits)")
     add("--samples", type=int, default=1000, help="images of each row (default: %(default)s)")
     add("--schedulers", nargs="+", choices=SAMPLER_NAMES, default=list(SAMPLER_NAMES))
     add("--evaluations", nargs="+", type=int, default=list(EVALUATIONS), help="(default: %(default)s)")

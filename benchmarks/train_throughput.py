@@ -71,7 +71,7 @@ class Kind:
 
     def __init__(self, args, images):
         family = get_family(args.kind)
-        self.config = training_config(
+        config = training_config(
             args.kind,
             model_config_name_or_path=args.model,
             train_batch_size=args.batch_size,
@@ -85,6 +85,7 @@ class Kind:
             logger="none",
             **self.flags,
         )
+        self.config = family.resolved(config, None)
         self.model = family.build(self.config, family.model_config(self.config, None), images, None)
         self.task = family.task(self.config, self.model, images)
 
@@ -133,6 +134,7 @@ class OurLoop:
         )
         steps = config.optimization.max_train_steps
         self.trainer.progress = Progress(accelerator, config.output_dir, 0, steps, args.batch_size)
+        self.trainer.progress.timed = True  # nobody waits for the end of so many steps
         self.trainer.progress.__enter__()
         self.batches, self.device = self._endless(), accelerator.device
 

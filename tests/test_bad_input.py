@@ -43,9 +43,12 @@ UNET = {
     "norm_num_groups": 2,
     "add_attention": False,
 }
+MHVAE = {"_class_name": "MLPMHVAE", "latent_sizes": [3, 2], "hidden_sizes": [[8], []], "likelihood": "bernoulli"}
 VAE = {"_class_name": "MLPVAE", "hidden_sizes": [8], "latent_size": 2, "likelihood": "bernoulli"}
 BAR = re.compile(r"it/s|s/it|step/s|s/step|img/s|image/s|s/image|\d%\||examples/s|\?it|^\s*$")
 TRAINERS = {"train_ddpm": "ddpm", "train_vae": "vae"}
+# those that have the rows of their own alone
+OTHER_TRAINERS = {"train_mhvae": "mhvae"}
 SMALL = (
     "--validation_split test --max_train_samples 64 --train_batch_size 16 --eval_batch_size 64 --num_epochs 1 "
     "--save_images_epochs 0 --logger none --lr_warmup_steps 0"
@@ -537,7 +540,7 @@ TRAININGS = [
     )
 ] + [
     Bad("train_ddpm --ddpm_num_steps 1000000000 --ddpm_num_inference_steps 10", "GiB of memory"),
-    Bad("train_ddpm --ddpm_num_steps 100", "more than ddpm_num_steps=100"),
+    Bad("train_ddpm --ddpm_num_steps 100 --ddpm_num_inference_steps 200", "more than ddpm_num_steps=100"),
     Bad("train_ddpm --resolution 7", "resolution=7 cannot be halved"),
     Bad("train_ddpm --rescale_betas_zero_snr --prediction_type epsilon", "epsilon|zero"),
     Bad("train_ddpm --model_config_name_or_path {here}", "no preset"),
@@ -601,7 +604,134 @@ RECORDS = (
     ]
 )
 
+# -- which images
+METADATA = "file_name,score\n" + "".join(f"{i:02}.png,{i / 2}\n" for i in range(12))
+RECORD = {
+    **{"command": "", "dataset": None, "train_split": "train", "images": 1, "image_shape": [1, 8, 8], "held_out": ""},
+    **{
+        "steps": 1,
+        "epochs": 1,
+        "batch_size": 1,
+        "learning_rate": 1,
+        "averaged_weights": True,
+        "loss": "",
+        "seconds": 1,
+    },
+    **{"held_out_loss": None, "processes": 1, "mixed_precision": "no", "run_metadata": {}},
+}
+OWN_IMAGES = (
+    [
+        Bad("train_ddpm --train_data_dir {here}/none", "none.* is no folder or file"),
+        Bad("train_ddpm --train_data_dir {here}/a.txt", "no image column", put("a.txt", "nothing\n" * 12)),
+        Bad("train_ddpm --train_data_dir {here}/a.parquet", "a.parquet", put("a.parquet", NOISE)),
+        Bad("train_ddpm --train_data_dir {here}/a.tar", "a.tar", put("a.tar", NOISE)),
+        Bad("train_ddpm --background nocolour", "background='nocolour' is no colour"),
+        Bad("evaluate {ddpm} --dataset_name digits --background nocolour", "background='nocolour' is no colour"),
+        Bad("evaluate {ddpm} --dataset_name digits --resolution 9", "resolution=9: the model's images are 1x8x8"),
+        Bad("evaluate {ddpm} --dataset_name digits --resolution 0", "resolution.*greater than 0", status=2),
+        Bad("evaluate {ddpm} --train_data_dir {here}/none", "none.* is no folder or file"),
+        Bad("figures {vae} --train_data_dir {here}/none", "none.* is no folder or file"),
+        Bad("compare {ddpm} {vae}", "nothing tells on which images"),
+    ]
+    + [
+        Bad(f"train_ddpm --train_data_dir {{here}}/images --label_column {column}", says, both(*makes))
+        for makes in ((pictures(b"", "last.txt"), put("images/metadata.csv", METADATA)),)
+        for column, says in (("score", "'score' holds float64: name a column of classes"), ("kind", "'kind' is not in"))
+    ]
+    + [
+        Bad(
+            f"{command} {{broken}}",
+            says,
+            put("broken/training.json", {**RECORD, **values}) if values is not None else None,
+        )
+        for command in ("evaluate", "figures")
+        for values, says in (
+            (None, "nothing tells on which images"),
+            ({}, "nothing tells where the local dataset lies"),
+            ({"data": 3}, "training.json: data"),
+            ({"data": {}}, "training.json: data: source"),
+            ({"dataset": "nobody/nothing"}, "nobody/nothing"),
+        )
+    ]
+)
+
+# -- from where others have come to
+START = "--pretrained_model_name_or_path"
+TRAINED_ON = [
+    Bad(f"train_ddpm {START} {{here}}/none", "none"),
+    Bad(f"train_ddpm {START} {{vae}}", "vae is a VAE model: a training goes on from a UNet2DModel with its scheduler"),
+    Bad(f"train_vae {START} {{ddpm}}", "ddpm is a diffusion model: this needs a VAE"),
+    Bad(f"train_ddpm {START} {{ddpm}}", "with betas that are none of hfgen's schedules: pass --ddpm_beta_schedule"),
+    Bad(
+        f"train_ddpm {START} {{broken}}",
+        "GiB|betas",
+        changed("scheduler/scheduler_config.json", num_train_timesteps=10**5),
+    ),
+    Bad(
+        f"train_ddpm {START} {{ddpm}} --ddpm_beta_schedule sigmoid --ddpm_num_steps 30 --ddpm_variance_type learned_range",
+        "has weights of other shapes than the flags ask for .*leave --ddpm_variance_type",
+    ),
+    Bad(
+        f"train_ddpm {START} {{ddpm}} --ddpm_beta_schedule sigmoid --ddpm_num_steps 30 --resolution 7",
+        "resolution=7 cannot be",
+    ),
+    Bad("train_vae --likelihood discretized_logistic_rgb", "is one of 3 channels, and in_channels=1"),
+]
+
+# -- hierarchical VAEs
+CHAINS = [
+    *(
+        Bad("train_mhvae --model_config_name_or_path {here}/m.json", says, put("m.json", {**MHVAE, **values}))
+        for values, says in (
+            (
+                {"latent_sizes": [], "hidden_sizes": []},
+                r"latent_sizes=\[\]: write a number for each layer, one layer or more",
+            ),
+            ({"latent_sizes": [3, 0]}, r"latent_sizes=\[3, 0\]: .* each at least 1"),
+            ({"latent_sizes": [3]}, "write one list for each of the 1 layers"),
+            ({"latent_sizes": 3}, "MLPMHVAE cannot be built"),
+            ({"likelihood": "beta"}, "likelihood='beta': choose one of bernoulli"),
+            ({"likelihood": "discretized_logistic_rgb"}, "is one of 3 channels, and in_channels=1"),
+            ({"_class_name": "MLPVAE"}, "use one of MLPMHVAE, ConvMHVAE"),
+            ({"depth": 3}, "has depth: MLPMHVAE takes no such"),
+            ({"latent_sizes": [TRILLION, 2]}, "of memory"),
+        )
+    ),
+    Bad("train_mhvae --latent_sizes 3 2 1", "write one list for each of the 3 layers"),
+    Bad("train_mhvae --latent_sizes three", "latent.sizes.*invalid int value: 'three'", status=2),
+    Bad("train_mhvae --likelihood beta", "likelihood.*invalid choice: 'beta'", status=2),
+    Bad("train_mhvae --free_bits -1", "free_bits=-1"),
+    Bad("train_mhvae --objective dreg --free_bits 1", "free_bits=1.0: the importance-weighted bound has no KL term"),
+    Bad("train_mhvae --pretrained_model_name_or_path {vae}", "is a VAE model: this needs a hierarchical VAE"),
+]
+
+# -- feature networks
+EVALUATE = "evaluate {ddpm} --dataset_name digits --samples 20"
+TRAIN_FEATURES = "train-features --dataset_name digits --steps 1 --batch_size 4 --output_dir {here}/f"
+FEATURES = [
+    Bad(f"{EVALUATE} --features dinov2", "--features dinov2 cannot be loaded .*: digits, or a folder"),
+    Bad(f"{EVALUATE} --features clip", "--features clip cannot be loaded"),
+    Bad(f"{EVALUATE} --features inception", "torch-fidelity .*: pip install 'hfgen.fid.'"),
+    Bad(f"{EVALUATE} --features {{ddpm}}", "--features .*ddpm cannot be loaded"),
+    Bad("evaluate {ddpm} --dataset_name digits --samples 3", "--samples 3: too few for 3 neighbours"),
+    Bad("train_ddpm --features digits", "features='digits': only with --eval_epochs"),
+    Bad("train_ddpm --eval_epochs 1 --features {here}/none", "none cannot be loaded"),
+    Bad("train_ddpm --eval_epochs -1", "eval_epochs=-1: it must be 0 or greater"),
+    Bad("train-features --steps 0", "argument --steps: steps=0", status=2),
+    Bad("train-features --dataset_name digits --output_dir ''", "output_dir='' is no name"),
+    Bad(TRAIN_FEATURES, "holds thesis.tex, no classifier of hfgen", put("f/thesis.tex")),
+    Bad(TRAIN_FEATURES, "is a file: name a folder", put("f")),
+    Bad(f"{TRAIN_FEATURES} --label_column none", "none"),
+    Bad(
+        "train-features --train_data_dir {here}/images --output_dir {here}/f",
+        "two classes or more: name their column",
+        pictures(PNG),
+    ),
+]
+
 GROUPS = {
+    "features": FEATURES,
+    "chains": CHAINS,
     "flags": FLAGS,
     "index": DAMAGED_INDEX,
     "configs": DAMAGED_CONFIGS,
@@ -615,6 +745,8 @@ GROUPS = {
     "config_files": CONFIG_FILES,
     "trainings": TRAININGS,
     "records": RECORDS,
+    "own_images": OWN_IMAGES,
+    "trained_on": TRAINED_ON,
 }
 
 
@@ -638,7 +770,8 @@ def models(tmp_path_factory) -> dict[str, Path]:
     VAEPipeline(build_vae(VAE, 8, 1)).save_pretrained(folder / "vae")
     (folder / "unet.json").write_text(json.dumps(UNET))
     (folder / "vae.json").write_text(json.dumps(VAE))
-    return {name: folder / name for name in ("ddpm", "vae", "unet.json", "vae.json")}
+    (folder / "mhvae.json").write_text(json.dumps(MHVAE))
+    return {name: folder / name for name in ("ddpm", "vae", "unet.json", "vae.json", "mhvae.json")}
 
 
 def tree(*folders: Path) -> dict[str, bytes | str]:
@@ -660,14 +793,15 @@ def split(words: str) -> list[str]:
 def command(words: list[str], models: dict[str, Path], here: Path) -> Callable[[], int]:
     """The command of a row: a trainer gets a tiny model, the digits and a new folder where the row says nothing of these."""
     name, *rest = words or [""]
-    if name not in TRAINERS:
+    trainers = TRAINERS | OTHER_TRAINERS
+    if name not in trainers:
         return lambda: main(words)
     given = {word.partition("=")[0] for word in rest}
-    family = TRAINERS[name]
+    family = trainers[name]
     standard = {
         "--dataset_name": "digits",
         "--output_dir": str(here / "out"),
-        "--model_config_name_or_path": str(models["unet.json" if family == "ddpm" else "vae.json"]),
+        "--model_config_name_or_path": str(models["unet.json" if family == "ddpm" else f"{family}.json"]),
     }
     defaults = [word for flag, value in standard.items() if flag not in given for word in (flag, value)]
     return lambda: run_script(family, [*SMALL, *defaults, *rest])
@@ -805,7 +939,7 @@ def test_a_training_that_blows_up_is_one_line_before_any_figure(script, models, 
     assert status == 1
     (line,) = [line for line in lines if "error" in line]
     assert re.search("not finite.*start anew with a learning rate below 1e\\+30", line)
-    assert not list((here / "out").glob("*.png"))
+    assert [path.name for path in (here / "out").glob("*.png")] == ["training_images.png"]
 
 
 STREAMED = """

@@ -11,7 +11,7 @@ from hfgen.cli.parser import parse_training_config
 from hfgen.configs.evaluation import EvaluationConfig
 from hfgen.core.resume import Resumable
 from hfgen.data.loading import ImagesInMemory
-from hfgen.evaluation.features import load_feature_network
+from hfgen.evaluation.networks import load_feature_network
 from hfgen.evaluation.quality import frechet_distance
 from hfgen.evaluation.samples import Draws, real_images
 from hfgen.hub.loading import load

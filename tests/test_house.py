@@ -35,6 +35,7 @@ WRITERS = {
     "hfgen/trainer/progress.py": "appends a line to the history",
     "pipelines/saving.py": "ships to the Hub, where there is no hfgen.core",
     "pipelines/pipeline_hfgen_class_conditional.py": "ships to the Hub, where there is no hfgen.core",
+    "pipelines/pipeline_hfgen_mhvae.py": "ships to the Hub, where there is no hfgen.core",
     "pipelines/pipeline_hfgen_vae.py": "ships to the Hub, where there is no hfgen.core",
     "pipelines/pipeline_hfgen_vdm.py": "ships to the Hub, where there is no hfgen.core",
 }

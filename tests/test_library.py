@@ -80,7 +80,7 @@ def test_a_comparison_from_python(folder, tmp_path):
     assert list(comparison.results) == ["tiny", "other"]
     assert comparison.results["tiny"].metrics == comparison.results["other"].metrics
     assert "<table>" in comparison._repr_html_()
-    assert len(comparison.plot().axes) == 2
+    assert len(comparison.plot().axes) == 3  # real images first
     assert list(tmp_path.glob(".*")) == []
     comparison.save(tmp_path / "page.html")
     assert (tmp_path / "page.md").read_text().startswith("|  | tiny | other |")

@@ -71,6 +71,7 @@ def draw_samples(
     batch_size: int = 64,
     first: int = 0,
     trajectory: bool = False,
+    show_progress: bool = True,
 ) -> Samples:
     """Sample images first..first+num_images-1, the noise of image i drawn from a generator of its own, seeded by (seed, i).
 
@@ -87,7 +88,13 @@ def draw_samples(
         raise HfgenError("trajectory: this model draws an image in one step, or tells of none: leave it out")
     recorder = Recorder(sampler.calls, min(num_images, TRAJECTORY_IMAGES)) if trajectory else None
     drawing = Drawing(
-        sampler=sampler, device=device, seed=seed, batch_size=batch_size, first=first, num_images=num_images
+        sampler=sampler,
+        device=device,
+        seed=seed,
+        batch_size=batch_size,
+        first=first,
+        num_images=num_images,
+        show_progress=show_progress,
     )
     drawing.warm_up()
     start = time.perf_counter()
@@ -106,6 +113,7 @@ class Drawing:
     seed: int = 0
     batch_size: int = 64
     first: int = 0
+    show_progress: bool = True
 
     def __post_init__(self):
         for name, least in (("num_images", 1), ("batch_size", 1), ("seed", 0)):
@@ -127,7 +135,7 @@ class Drawing:
         """
         steps, end = self.sampler.calls * len(starts), self.first + self.num_images
         last: torch.Tensor | None = None  # of the last step: the images themselves are clamped, and inf looks like 1
-        with tqdm(total=steps, desc="denoising", unit="step", disable=not steps) as bar:
+        with tqdm(total=steps, desc="denoising", unit="step", disable=not (steps and self.show_progress)) as bar:
 
             def on_step(step: int, x: torch.Tensor) -> None:
                 nonlocal last

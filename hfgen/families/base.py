@@ -38,6 +38,7 @@ class Task(Protocol):
         random: the numbers that `loss` finds in `batch.random`.
         states: what else belongs to a checkpoint, by name: objects with `state_dict` of tensors and `load_state_dict`.
         optimizers: names of optimizers; each has a turn in every step. Usually one.
+        class_names: of the classes that the previews are of, in turn; a task without classes may lack it.
     """
 
     terms: tuple[str, ...]
@@ -94,6 +95,7 @@ class Card:
         usage: code with its explanation, and last the line that leads over to the command line, such as "With hfgen on the
             command line:". No blank line around it.
         samples: caption of samples.png, such as "Ancestral samples, not selected."
+        results: a sentence under the measured results, if they need one.
         limits: sentences, beside those that are true of every model.
         tags: of the repository, beside "diffusers" and "hfgen".
         pictures: captions of its figures, by the file's name without .png, in the order of the card.
@@ -102,6 +104,7 @@ class Card:
     summary: str
     usage: str
     samples: str
+    results: str = ""
     limits: Sequence[str] = ()
     tags: Sequence[str] = ()
     pictures: Mapping[str, str] = field(default_factory=dict)
@@ -189,11 +192,32 @@ class Family(ABC):
         """The family of what a configuration trains: itself, or one that a flag makes it."""
         return self
 
+    def check_pretrained(self, model: Model, config: TrainingConfig) -> None:
+        """Raise `HfgenError` for a model that a training of this family cannot start from."""
+        if model.family.name != self.name:
+            given = config.model.pretrained_model_name_or_path
+            raise HfgenError(
+                f"{given} is a {model.family.title} model: this needs a {self.title}, such as {config.script} leaves"
+            )
+
+    def resolved(self, config: TrainingConfig, pretrained: Model | None) -> TrainingConfig:
+        """The configuration with what its flags leave to the family or to the model to start from."""
+        return config
+
+    def preset(self, shape: tuple[int, int, int]) -> str | None:
+        """What model_config_name_or_path is for images of (C, H, W) where it is not given; None: there is no choice."""
+        return None
+
+    def better_preset(self, name: str, shape: tuple[int, int, int], on_gpu: bool) -> str | None:
+        """A preset that suits images of (C, H, W) better than the one that is named; None: there is none."""
+        return None
+
     @abstractmethod
     def model_config(self, config: TrainingConfig, pretrained: Model | None) -> dict[str, Any]:
         """The network's config, in_channels and sample_size where it fixes them; before any data are read.
 
-        `pretrained` is a model of this family to start from, where the flag pretrained_model_name_or_path names one.
+        `pretrained` is a model to start from, where the flag pretrained_model_name_or_path names one. Where neither that nor
+        model_config_name_or_path is given the config is empty; after the data are read it is asked for again, with `preset`'s name.
 
         Raises `HfgenError` for flags that do not go together and for a config that cannot be found.
         """

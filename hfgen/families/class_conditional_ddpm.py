@@ -55,8 +55,7 @@ class ClassConditionalDDPM(DDPM):
         return ClassConditionalSampler(pipeline, options, compile)
 
     def likelihood(self, pipeline, data, settings):
-        from hfgen.families.ddpm.bound import Unlabelled, check_first_timestep, evaluate_bound
+        from hfgen.families.ddpm.bound import Classes, check_first_timestep, evaluate_bound
 
-        model = Unlabelled(pipeline.unet, len(pipeline.class_names))
         check_first_timestep(pipeline.unet)
-        return evaluate_bound(model, pipeline.scheduler, data, settings)
+        return evaluate_bound(Classes(pipeline.unet, pipeline.class_names), pipeline.scheduler, data, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from hfgen.families.base import Family
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
+
+DIGEST_DIGITS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,12 @@ class Model:
             "configs": {name: _without_origin(values) for name, values in configs.items()},
             "device": self.module.device.type,
         }
+
+    def digest(self) -> str:
+        """Of the weights and configs, in hexadecimal: two models of one digest draw the same and have the same results."""
+        identity = self.identity()
+        told = json.dumps([identity["weights"], identity["configs"]], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:DIGEST_DIGITS]
 
     def summary(self) -> str:
         """What it is, in a sentence."""

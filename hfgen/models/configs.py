@@ -3,12 +3,53 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hfgen.core.errors import HfgenError, one_line
 
 LARGEST_SIDE = 2**16
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeFor:
+    """The images that a preset was made for.
+
+    Attributes:
+        multiple: of which their side has to be one, as the network halves it.
+        default: whether it is taken where none is named; of a size and number of channels one preset is.
+        gpu: whether it is too large for a CPU.
+    """
+
+    channels: int
+    side: int
+    multiple: int = 1
+    default: bool = True
+    gpu: bool = False
+
+    def exactly(self, channels: int, side: int) -> bool:
+        """Whether the images are those that it was made for."""
+        return (channels, side) == (self.channels, self.side)
+
+
+def choose_preset(presets: Mapping[str, MadeFor], channels: int, side: int) -> str:
+    """The name of the default for square images: of as many channels, and of the nearest side whose network can halve theirs."""
+    of_colour = {name: made for name, made in presets.items() if made.default and made.channels == channels}
+    halved = {name: made for name, made in of_colour.items() if side % made.multiple == 0} or of_colour
+    return min(halved, key=lambda name: abs(math.log(side / halved[name].side)))
+
+
+def better_preset(presets: Mapping[str, MadeFor], name: str, channels: int, side: int, on_gpu: bool) -> str | None:
+    """A preset that suits square images better than the one that is named; None where that suits them, or is no preset."""
+    if name not in presets:
+        return None
+    large = (other for other, made in presets.items() if on_gpu and made.gpu and made.exactly(channels, side))
+    best = next(large, None) or choose_preset(presets, channels, side)
+    suits = presets[name].exactly(channels, side) and presets[name].gpu == presets[best].gpu
+    return None if suits or name == best else best
 
 
 def load_model_config(name_or_path: str, presets: dict[str, dict], model_class: type, subfolder: str) -> dict:

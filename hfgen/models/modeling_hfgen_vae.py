@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +29,7 @@ ACTIVATIONS = {
     "silu": nn.SiLU,
     "gelu": nn.GELU,
 }
+PADDINGS = ("zeros", "replicate")
 LEVELS = 256
 BIN = 2 / (LEVELS - 1)
 LOG_2PI = math.log(2 * math.pi)
@@ -171,6 +173,44 @@ class DiscretizedLogistic:
         return _from_level(_to_level(values.clamp(-1, 1)), outputs.dtype)
 
 
+class DiscretizedLogisticRGB(DiscretizedLogistic):
+    """Discretised logistics of red, of green given red, and of blue given both: neighbouring colours go together.
+
+    A third output for each channel holds the coefficients a, b, c, of which the tanh is taken: the location of green is
+    moved by a red, that of blue by b red + c green. Source: Salimans et al. 2017, section 2.2, with one component.
+    """
+
+    channels = 3
+
+    @staticmethod
+    def _moved(outputs: torch.Tensor, channel: int, before: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Location and log scale of a channel, (..., 2, H, W), by the values of those before it, (..., 1, H, W) each."""
+        location, log_scale, coefficients = (part.split(1, dim=-3) for part in outputs.chunk(3, dim=-3))
+        own = coefficients[:1] if channel == 1 else coefficients[1:]
+        moved = location[channel] + sum(c.tanh() * value for c, value in zip(own, before, strict=False))
+        return torch.cat([moved, log_scale[channel].expand_as(moved)], dim=-3)
+
+    def log_prob(self, x: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        log_prob, values = super().log_prob, x.split(1, dim=-3)
+        return sum(log_prob(value, self._moved(outputs, i, values[:i])) for i, value in enumerate(values))
+
+    def mean(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The expectation of red; of green and blue that at the expectations of the channels before.
+
+        What clips a value at 0 and 255 keeps it from being theirs to the last digit where a pixel is near these ends.
+        """
+        return self._in_turn(super().mean, outputs)
+
+    def sample(self, outputs: torch.Tensor, generator: Generators = None) -> torch.Tensor:
+        return self._in_turn(partial(super().sample, generator=generator), outputs)
+
+    def _in_turn(self, take: Callable[[torch.Tensor], torch.Tensor], outputs: torch.Tensor) -> torch.Tensor:
+        found: list[torch.Tensor] = []
+        for channel in range(3):
+            found.append(take(self._moved(outputs, channel, found)))
+        return torch.cat(found, dim=-3)
+
+
 class Categorical:
     """A free distribution over the 256 values of a pixel; the decoder puts out their logits."""
 
@@ -205,6 +245,7 @@ LIKELIHOODS = {
     "bernoulli_grey": lambda variance: Bernoulli(None, "pseudo-log-likelihood of grey pixels", discrete=False),
     "gaussian": Gaussian,
     "discretized_logistic": lambda variance: DiscretizedLogistic(),
+    "discretized_logistic_rgb": lambda variance: DiscretizedLogisticRGB(),
     "categorical": lambda variance: Categorical(),
 }
 
@@ -248,6 +289,10 @@ class _VAE(ModelMixin, ConfigMixin):
             if config[name] < 1:
                 raise ValueError(f"{name}={config[name]}: at least 1")
         self.likelihood = LIKELIHOODS[config.likelihood](variance)
+        if config.likelihood == "discretized_logistic_rgb" and config.in_channels != 3:
+            raise ValueError(
+                f"likelihood={config.likelihood!r} is one of 3 channels, and in_channels={config.in_channels}"
+            )
         learned = config.likelihood == "gaussian" and variance is None
         self.log_variance = nn.Parameter(torch.zeros(())) if learned else None
         # what the encoder takes off its input; trainers put the training images' mean here, which speeds up learning
@@ -325,7 +370,8 @@ class MLPVAE(_VAE):
         hidden_sizes: units of the encoder's hidden layers; none makes a linear model.
         activation: one of tanh, relu, leaky_relu, elu, silu, gelu.
         likelihood: p(x|z), one of bernoulli (dynamically binarised pixels), bernoulli_static, bernoulli_grey (a
-            pseudo-likelihood), gaussian, discretized_logistic, categorical.
+            pseudo-likelihood), gaussian, discretized_logistic, discretized_logistic_rgb (of images of 3 channels, which
+            go together), categorical.
         gaussian_variance: of the gaussian likelihood; None: learned.
         latent_bound: keeps q's mean within (-latent_bound, latent_bound) by a scaled tanh and its log-variance below 1;
             None: no bound. p(z) has no mass far out, but an encoder may send an image unlike those that it was
@@ -369,6 +415,8 @@ class ConvVAE(_VAE):
             by the stride 2 ** len(block_out_channels).
         block_out_channels: channels of each block of the encoder; the decoder has them in reverse.
         latent_size, activation, likelihood, gaussian_variance, latent_bound: as in `MLPVAE`.
+        padding_mode: of the convolutions, zeros or replicate. Zeros leave a frame on images that are not black at their
+            borders; with replicate the decoder doubles the side by nearest neighbours and a convolution.
 
     Raises `ValueError` for values out of these ranges.
     """
@@ -384,9 +432,12 @@ class ConvVAE(_VAE):
         likelihood: str = "discretized_logistic",
         gaussian_variance: float | None = None,
         latent_bound: float | None = None,
+        padding_mode: str = "zeros",
     ):
         super().__init__()
         out_channels = self._init_distributions()
+        if padding_mode not in PADDINGS:
+            raise ValueError(f"padding_mode={padding_mode!r}: choose one of {', '.join(PADDINGS)}")
         if not block_out_channels or any(channels < 1 for channels in block_out_channels):
             raise ValueError(f"block_out_channels={list(block_out_channels)}: one number or more, each at least 1")
         act, stride = _activation(activation), 2 ** len(block_out_channels)
@@ -396,14 +447,15 @@ class ConvVAE(_VAE):
                 "pad or resize the images, or use fewer blocks"
             )
         side, last = sample_size // stride, block_out_channels[-1]
-        encoder = [nn.Conv2d(in_channels, block_out_channels[0], 3, padding=1), act()]
+        encoder = [nn.Conv2d(in_channels, block_out_channels[0], 3, padding=1, padding_mode=padding_mode), act()]
         for i, channels in enumerate(block_out_channels):
-            encoder += _down(block_out_channels[max(0, i - 1)], channels, act)
+            encoder += _down(block_out_channels[max(0, i - 1)], channels, act, padding_mode)
         self.encoder = nn.Sequential(*encoder, nn.Flatten(), nn.Linear(last * side**2, 2 * latent_size))
         decoder = [nn.Linear(latent_size, last * side**2), nn.Unflatten(1, (last, side, side)), act()]
         for i, channels in reversed(list(enumerate(block_out_channels))):
-            decoder += _up(channels, block_out_channels[max(0, i - 1)], act)
-        self.decoder = nn.Sequential(*decoder, nn.Conv2d(block_out_channels[0], out_channels, 3, padding=1))
+            decoder += _up(channels, block_out_channels[max(0, i - 1)], act, padding_mode)
+        last_layer = nn.Conv2d(block_out_channels[0], out_channels, 3, padding=1, padding_mode=padding_mode)
+        self.decoder = nn.Sequential(*decoder, last_layer)
 
 
 def _activation(name: str) -> type[nn.Module]:
@@ -416,13 +468,17 @@ def _layers(sizes: Sequence[int], act: type[nn.Module]) -> list[nn.Module]:
     return [module for i, o in pairwise(sizes) for module in (nn.Linear(i, o), act())]
 
 
-def _down(inputs: int, outputs: int, act: type[nn.Module]) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), act(), nn.Conv2d(outputs, outputs, 3, padding=1), act()]
+def _down(inputs: int, outputs: int, act: type[nn.Module], padding_mode: str) -> list[nn.Module]:
+    halved = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, padding_mode=padding_mode)
+    return [halved, act(), nn.Conv2d(outputs, outputs, 3, padding=1, padding_mode=padding_mode), act()]
 
 
-def _up(inputs: int, outputs: int, act: type[nn.Module]) -> list[nn.Module]:
-    up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
-    return [nn.Conv2d(inputs, inputs, 3, padding=1), act(), up, act()]
+def _up(inputs: int, outputs: int, act: type[nn.Module], padding_mode: str) -> list[nn.Module]:
+    if padding_mode == "zeros":
+        up = [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)]
+    else:  # at the borders a transposed convolution sums half as many terms
+        up = [nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding_mode)]
+    return [nn.Conv2d(inputs, inputs, 3, padding=1, padding_mode=padding_mode), act(), *up, act()]
 
 
 def _draw(draw: Callable[..., torch.Tensor], like: torch.Tensor, generator: Generators) -> torch.Tensor:

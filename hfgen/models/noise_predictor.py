@@ -11,7 +11,7 @@ from diffusers import UNet2DModel
 
 from hfgen.core.errors import HfgenError, one_line
 from hfgen.core.memory import check_fits
-from hfgen.models.configs import load_model_config
+from hfgen.models.configs import MadeFor, load_model_config
 
 # what the objects of a residual block take, whatever its width
 BYTES_OF_A_LAYER = 20_000
@@ -50,6 +50,31 @@ UNET_PRESETS = {
     ),
 }
 UNET_PRESETS["mnist-fourier"] = {**UNET_PRESETS["mnist"], "time_embedding_type": "fourier"}
+# for two cores of a CPU: attention at 8x8 or 7x7 alone, and the wide levels below
+BY_SIDE = {
+    28: _preset([32, 48, 64], [False, False, True]),
+    32: _preset([32, 48, 64], [False, False, True]),
+    64: _preset([32, 48, 64, 96], [False, False, False, True]),
+    128: _preset([16, 24, 48, 64, 96], [False, False, False, False, True]),
+}
+UNET_PRESETS |= {f"rgb-{side}": config for side, config in BY_SIDE.items()}
+UNET_PRESETS |= {f"grey-{side}": config for side, config in BY_SIDE.items() if side != 28}
+
+
+def _made_for(name: str, channels: int, side: int, **more: bool) -> MadeFor:
+    return MadeFor(
+        channels=channels, side=side, multiple=2 ** (len(UNET_PRESETS[name]["block_out_channels"]) - 1), **more
+    )
+
+
+UNETS_FOR = {
+    "digits": _made_for("digits", 1, 8),
+    "mnist": _made_for("mnist", 1, 28),
+    "mnist-fourier": _made_for("mnist-fourier", 1, 28, default=False),
+    "cifar10": _made_for("cifar10", 3, 32, default=False, gpu=True),
+    **{f"rgb-{side}": _made_for(f"rgb-{side}", 3, side) for side in BY_SIDE},
+    **{f"grey-{side}": _made_for(f"grey-{side}", 1, side) for side in BY_SIDE if side != 28},
+}
 
 
 def load_unet_config(name_or_path: str) -> dict:

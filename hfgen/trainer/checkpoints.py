@@ -231,6 +231,12 @@ def written_files(checkpoint: Path) -> list[str]:
         return []
 
 
+def is_longer(state: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is the end of its training and the present configuration asks for more steps than that."""
+    end = state.get("identity", {}).get("max_steps")
+    return end is not None and state["step"] == end and current.get("max_steps", 0) > end
+
+
 def check_same_run(checkpoint: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Raise `HfgenError` naming the keys in which a checkpoint's configuration differs from the present one."""
     keys = sorted(saved.keys() | current.keys())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from hfgen.configs.training import TrainingConfig
 from hfgen.core.errors import HfgenError, one_line
-from hfgen.core.media import image_grid, save_png
+from hfgen.core.media import grid_of_classes, save_png
 from hfgen.data.batch import Batch
 from hfgen.data.training_set import TrainingSet
 from hfgen.families.base import Task, Terms
@@ -26,6 +26,7 @@ from hfgen.trainer.checkpoints import (
     check_same_run,
     checkpoints,
     find_checkpoint,
+    is_longer,
     read_state,
     read_tensors,
     save_checkpoint,
@@ -52,6 +53,8 @@ class Trainer:
     Attributes:
         identity: what must be the same for a checkpoint to be continued, as JSON values.
         signals: that are heeded after each step.
+        ended_at: steps after which this training had come to its end, before it was made longer.
+        quality: of the samples of a pipeline, by name; called each `eval_epochs` epochs on the main process.
 
     Raises `HfgenError` for fewer rows than one batch, and for a checkpoint to resume from that is not whole or
     is of another configuration.
@@ -64,8 +67,10 @@ class Trainer:
     config: TrainingConfig
     identity: dict[str, Any]
     signals: Signals = field(default_factory=Signals)
+    quality: Callable[[Any], Mapping[str, float]] | None = None
     step: int = field(default=0, init=False)
     seconds_before: float = field(default=0.0, init=False)
+    ended_at: list[int] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.output = OutputFolder(self.config.output_dir)
@@ -108,7 +113,9 @@ class Trainer:
     def _find_checkpoint(self) -> Path | None:
         checkpoint = find_checkpoint(self.output_dir, self.run.resume_from_checkpoint)
         if checkpoint is not None:
-            check_same_run(checkpoint, read_state(checkpoint).get("identity", {}), self.identity)
+            state = read_state(checkpoint)
+            longer = {"max_steps": self.max_steps} if is_longer(state, self.identity) else {}
+            check_same_run(checkpoint, state.get("identity", {}) | longer, self.identity)
         return checkpoint
 
     def _prepare(self) -> None:
@@ -253,6 +260,8 @@ class Trainer:
             if not all(map(math.isfinite, terms.values())):
                 self._stop_not_finite(f"the held-out loss after step {self.step} is")
             self.progress.validation(self.step, epoch, terms)
+            if self.quality is not None and (last or epoch % self.run.eval_epochs == 0):
+                self.progress.quality(self.step, on_main_process(self.accelerator, self._measure))
             if self.run.save_images_epochs and (last or epoch % self.run.save_images_epochs == 0):
                 on_main_process(self.accelerator, self._save_preview)
             if not last and epoch % self.run.save_model_epochs == 0:
@@ -274,9 +283,14 @@ class Trainer:
         self.module.train()
         return self._reduced(total, len(held_out))
 
+    def _measure(self) -> Mapping[str, float]:
+        assert self.quality is not None
+        return self.quality(self.task.pipeline(self.module))
+
     def _save_preview(self) -> None:
-        grid = image_grid(self.task.preview(self.module))
-        save_png(grid, self.output.grid(self.step))
+        images, names = self.task.preview(self.module), getattr(self.task, "class_names", ())
+        labels = [i % len(names) for i in range(len(images))] if names else None
+        save_png(grid_of_classes(images, names, labels), self.output.grid(self.step))
 
     def _save_pipeline(self) -> None:
         self.output.save(partial(self.task.pipeline(self.module).save_pretrained, safe_serialization=True))
@@ -305,6 +319,7 @@ class Trainer:
             "seconds": self.seconds,
             "last_reading": self.last_reading,
             "epoch_ended": self.epoch_ended,
+            "ended_at": self.ended_at,
             "identity": self.identity,
             **values,
         }
@@ -323,9 +338,11 @@ class Trainer:
             self.window = {name: sums[name] for name in self.task.terms}  # a file keeps no order
             self.step, self.seconds_before = state["step"], state["seconds"]
             self.last_reading, self.epoch_ended = state["last_reading"], state["epoch_ended"]
+            self.ended_at = state.get("ended_at", []) + ([self.step] if is_longer(state, self.identity) else [])
         except Exception as error:  # torch and safetensors each have their own for what is not theirs
             reason = one_line(f"{type(error).__name__}: {error}", 200)
             raise HfgenError(
                 f"checkpoint {self.checkpoint} is not of this training ({reason}): remove it and resume from the one before"
             ) from error
-        self.accelerator.print(f"resuming after step {self.step} from {self.checkpoint}")
+        longer = f", which ended there: now {self.max_steps} steps" if self.step in self.ended_at else ""
+        self.accelerator.print(f"resuming after step {self.step} from {self.checkpoint}{longer}")

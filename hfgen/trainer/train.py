@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from hfgen.configs.flags import check_ranges
 from hfgen.configs.training import TrainingConfig
 from hfgen.core.device import use_share_of_cores
 from hfgen.core.ending import Interrupted
-from hfgen.core.errors import HfgenError
 from hfgen.core.history import HISTORY_FILE
+from hfgen.core.media import save_png
 from hfgen.data.evaluation_images import EvaluationImages
-from hfgen.data.training_set import load_training_set
+from hfgen.data.origin import keep_place
+from hfgen.data.training_set import TrainingSet, load_training_set
+from hfgen.evaluation.while_training import sample_quality
 from hfgen.families.base import Family
 from hfgen.families.model import Model
 from hfgen.families.registry import get_family
@@ -31,6 +34,7 @@ from hfgen.trainer.record import run_identity, training_record
 from hfgen.trainer.rehearsal import rehearse, without_progress_bars
 from hfgen.trainer.setup import LOGS, end_training, make_accelerator, on_main_process
 from hfgen.trainer.signals import Signals
+from hfgen.trainer.training_images import TRAINING_IMAGES, training_images
 
 
 def train(config: TrainingConfig) -> Path:
@@ -56,6 +60,7 @@ def train(config: TrainingConfig) -> Path:
 def _train_in(config: TrainingConfig, family: Family, accelerator: Accelerator, signals: Signals) -> Path:
     """`train`, once the output folder is this training's own."""
     pretrained = load_pretrained(config, family)
+    config = family.resolved(config, pretrained)
     model_config = family.model_config(config, pretrained)
     use_share_of_cores(accelerator.device)
     repo = on_main_process(accelerator, partial(hub_repository, config))
@@ -67,6 +72,9 @@ def _train_in(config: TrainingConfig, family: Family, accelerator: Accelerator, 
         accelerator=accelerator,
         batch_size=config.optimization.train_batch_size,
     )
+    asked, config = config, _with_preset(config, family, images)
+    if config is not asked:
+        model_config = family.model_config(config, pretrained)
     set_seed(config.optimization.seed)
     module = family.build(config, model_config, images, pretrained)
     trainer = Trainer(
@@ -77,8 +85,12 @@ def _train_in(config: TrainingConfig, family: Family, accelerator: Accelerator, 
         config=config,
         identity=run_identity(config, images, dict(module.config)),
         signals=signals,
+        quality=sample_quality(config, family, images, accelerator.device),
     )
-    accelerator.print(_told(trainer))
+    accelerator.print(_told(trainer, chosen=config is not asked), *images.told, sep="\n")
+    hint = _hint(trainer, family)
+    if hint is not None:
+        accelerator.print(hint)
     on_main_process(accelerator, partial(_prepare, trainer, family))
     _start_trackers(trainer)
     try:
@@ -103,19 +115,43 @@ def load_pretrained(config: TrainingConfig, family: Family) -> Model | None:
     if name is None:
         return None
     model = load(name)
-    if model.family.name != family.name:
-        raise HfgenError(
-            f"{name} is a {model.family.title} model: this needs a {family.title}, such as {config.script} leaves"
-        )
+    family.check_pretrained(model, config)
     return model
 
 
-def _told(trainer: Trainer) -> str:
-    images = trainer.images
+def _with_preset(config: TrainingConfig, family: Family, images: TrainingSet) -> TrainingConfig:
+    """The configuration with the name of the preset for these images, where it names no model."""
+    named = {"model_config_name_or_path", "pretrained_model_name_or_path"} & {f.name for f in fields(config.model)}
+    name = family.preset(images.shape)
+    if name is None or any(getattr(config.model, flag) is not None for flag in named):
+        return config
+    return replace(config, model=replace(config.model, model_config_name_or_path=name))
+
+
+def _told(trainer: Trainer, chosen: bool) -> str:
+    """What is trained on what; `chosen`: the preset follows from the images."""
+    images, model = trainer.images, trainer.config.model
+    preset = f"preset {model.model_config_name_or_path}, chosen by the images' shape, " if chosen else ""
     return (
-        f"{sum(p.numel() for p in trainer.module.parameters()):,} parameters, {len(images.train)} training images of "
+        f"{preset}{sum(p.numel() for p in trainer.module.parameters()):,} parameters, {len(images.train)} training images of "
         f"{'x'.join(map(str, images.shape))}, held out: {images.held_out}, "
         f"{trainer.max_steps} steps of {trainer.batch_size} images"
+    )
+
+
+def _hint(trainer: Trainer, family: Family) -> str | None:
+    """A line where another preset suits the images better than the one that is taken."""
+    flags = trainer.config.model
+    name = getattr(flags, "model_config_name_or_path", None)
+    if name is None or getattr(flags, "pretrained_model_name_or_path", None) is not None:
+        return None
+    shape, on_gpu = trainer.images.shape, trainer.accelerator.device.type != "cpu"
+    better = family.better_preset(name, shape, on_gpu)
+    if better is None:
+        return None
+    return (
+        f"hint: for images of {'x'.join(map(str, shape))} on a {'GPU' if on_gpu else 'CPU'} the preset {better} suits better than "
+        f"{name}: --model_config_name_or_path {better}"
     )
 
 
@@ -125,6 +161,7 @@ def _prepare(trainer: Trainer, family: Family) -> None:
     with output.beside() as beside:
         rehearse(family, trainer.task, trainer.module, beside)
     output.begin(HISTORY_FILE, overwrite=run.overwrite_output_dir and run.resume_from_checkpoint is None)
+    save_png(training_images(trainer.images, trainer.optimization.seed), output.own(TRAINING_IMAGES))
 
 
 def _start_trackers(trainer: Trainer) -> None:
@@ -145,10 +182,11 @@ def _describe(trainer: Trainer, family: Family) -> None:
         model = load(out, device=trainer.accelerator.device)
     held_out = EvaluationImages(images=images.validation, labels=images.labels, class_names=images.class_names)
     output.manifest.add(TRAINING_FILE, CURVES_FILE, *_pictures(model, out), *_own_card(out))
+    keep_place(out, trainer.config.data)
     training_record(trainer, family.name).save(out / TRAINING_FILE)
     save_curves(out, out)
     family.figures(model.pipeline, held_out, out=out, seed=trainer.optimization.seed, training=out)
-    refresh_card(model)
+    refresh_card(model, after_training=True)
     output.manifest.forget_missing()
 
 

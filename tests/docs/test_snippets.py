@@ -82,12 +82,16 @@ def parse(program: str, *words: str):
         parser.parse_args(words)
     elif program == "accelerate":
         assert words[0] == "launch"
-        parse_script(launch_command_parser().parse_args(words[1:]))
+        launched = launch_command_parser().parse_args(words[1:])
+        parse_script(launched.training_script, launched.training_script_args)
     elif program == "torchrun":
-        parse_script(get_args_parser().parse_args(words))
+        launched = get_args_parser().parse_args(words)
+        parse_script(launched.training_script, launched.training_script_args)
     elif program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(words) <= set(targets)
+    elif program == "python" and words[0].startswith("training/train_"):
+        parse_script(words[0], words[1:])
     elif program == "python":
         assert (ROOT / words[0]).is_file()
         source = (ROOT / words[0]).read_text() + (ROOT / "benchmarks" / "common.py").read_text()
@@ -96,7 +100,7 @@ def parse(program: str, *words: str):
         assert program in ("pip", "git", "hf")  # others' programs
 
 
-def parse_script(launched):
-    """The script of a launcher's parsed words."""
-    kind = re.fullmatch(r"training/train_(\w+)\.py", launched.training_script)[1]
-    parse_training_config(kind, launched.training_script_args)
+def parse_script(script: str, words):
+    """A trainer's words."""
+    kind = re.fullmatch(r"training/train_(\w+)\.py", script)[1]
+    parse_training_config(kind, words)

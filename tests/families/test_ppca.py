@@ -126,7 +126,9 @@ def test_it_stands_beside_a_vae_and_a_ddpm(trained, tmp_path):
     assert rows["log-likelihood, negative, nats/image"][1:] == ["–", "–"]
     assert rows["samples"][0] == "70, ancestral, temperature 0.9"
     assert all("floor" in cell for cell in rows["Frechet distance (not FID)"])
-    assert (tmp_path / "page.html").read_text().count("<img") == 4  # three grids and the terms over t
+    assert (tmp_path / "page.html").read_text().count(
+        "<img"
+    ) == 8  # three grids, their nearest, real images and the terms over t
     assert not list(tmp_path.glob(".page*"))
 
 

@@ -72,7 +72,7 @@ def test_card_tells_the_recorded_numbers_and_no_path(name):
         digits = 2 if value["unit"].startswith("nats") else 3
         assert f"{value['mean']:.{digits}f}" in card.content, key
     for path in [*(CARDS / name).rglob("*.json"), CARDS / name / "README.md"]:
-        assert "_name_or_path" not in path.read_text()
+        assert '"_name_or_path"' not in path.read_text()
         assert not re.search(r"[\s\"'(=]/\w+/", path.read_text()), f"an absolute path in {path.name}"
 
 

@@ -12,7 +12,8 @@ from hfgen.models import LIKELIHOODS, MLPVAE
 
 LEVELS = torch.arange(256, dtype=torch.float64) * 2 / 255 - 1
 BLACK_WHITE = torch.tensor([-1.0, 1.0], dtype=torch.float64)
-CASES = {name: LIKELIHOODS[name](None) for name in LIKELIHOODS}
+RGB = "discretized_logistic_rgb"  # of 3 channels alone: tests/models/test_rgb_likelihood.py
+CASES = {name: LIKELIHOODS[name](None) for name in LIKELIHOODS if name != RGB}
 CASES["gaussian_fixed"] = LIKELIHOODS["gaussian"](0.3)
 VALUES = {
     "bernoulli": BLACK_WHITE,
@@ -150,7 +151,7 @@ def test_log_prob_is_the_sum_over_pixels_and_channels(name):
 
 
 def test_every_likelihood_is_tested():
-    assert set(CASES) == {*LIKELIHOODS, "gaussian_fixed"}
+    assert {*CASES, RGB} == {*LIKELIHOODS, "gaussian_fixed"}
 
 
 def logistic_grid():

@@ -14,7 +14,14 @@ from hfgen.core.errors import HfgenError
 from hfgen.models import UNET_PRESETS, build_unet, load_unet_config
 from hfgen.models.noise_predictor import fourier_table
 
-SHAPES = {"digits": (1, 8), "mnist": (1, 28), "mnist-fourier": (1, 28), "cifar10": (3, 32)}
+SHAPES = {
+    "digits": (1, 8),
+    "mnist": (1, 28),
+    "mnist-fourier": (1, 28),
+    "cifar10": (3, 32),
+    **{f"grey-{side}": (1, side) for side in (32, 64, 128)},
+    **{f"rgb-{side}": (3, side) for side in (28, 32, 64, 128)},
+}
 TINY = {
     "block_out_channels": [8, 16],
     "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
@@ -72,7 +79,17 @@ def test_presets_predict_at_the_first_and_the_last_step(preset):
 
 
 @pytest.mark.parametrize(
-    ("preset", "attends_at"), [("digits", {4}), ("mnist", {7}), ("mnist-fourier", {7}), ("cifar10", {16})]
+    ("preset", "attends_at"),
+    [
+        ("digits", {4}),
+        ("mnist", {7}),
+        ("mnist-fourier", {7}),
+        ("cifar10", {16}),
+        ("rgb-28", {7}),
+        ("rgb-32", {8}),
+        ("grey-64", {8}),
+        ("rgb-128", {8}),
+    ],
 )
 @torch.no_grad()
 def test_attention_at_the_resolutions_of_the_preset(preset, attends_at):
@@ -169,7 +186,9 @@ def test_resolution_that_cannot_be_halved():
 
 
 def test_unknown_name(offline):
-    with pytest.raises(HfgenError, match=r"'no-such-model' is no preset \(digits, mnist, cifar10, mnist-fourier\)"):
+    with pytest.raises(
+        HfgenError, match=r"'no-such-model' is no preset \(digits, mnist, cifar10, mnist-fourier, rgb-28"
+    ):
         load_unet_config("no-such-model")
 
 

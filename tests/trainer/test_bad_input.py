@@ -29,7 +29,10 @@ def contents(folder):
             {"ddpm_beta_schedule": "linear", "ddpm_num_steps": 10, "ddpm_num_inference_steps": 10},
             "num_train_timesteps=10.*more than 20 steps",
         ),
-        ({"ddpm_num_steps": 100}, "ddpm_num_inference_steps=1000 is more than ddpm_num_steps=100"),
+        (
+            {"ddpm_num_steps": 100, "ddpm_num_inference_steps": 1000},
+            "ddpm_num_inference_steps=1000 is more than ddpm_num_steps=100",
+        ),
         ({"train_batch_size": 65}, "a batch of 65 .* more than the 64 training images: lower --train_batch_size"),
         ({"mixed_precision": "fp16"}, "fp16.*needs a GPU"),
         ({"resume_from_checkpoint": "elsewhere"}, "resume_from_checkpoint='elsewhere' is no complete checkpoint"),

@@ -25,7 +25,7 @@ FLAGS = (
     "adam_epsilon use_ema ema_max_decay ema_inv_gamma ema_power mixed_precision ddpm_num_steps "
     "ddpm_num_inference_steps checkpointing_steps checkpoints_total_limit resume_from_checkpoint save_images_epochs "
     "save_model_epochs logger max_train_steps seed image_column label_column train_split validation_split "
-    "max_train_samples max_grad_norm config"
+    "max_train_samples max_grad_norm config background"
 ).split()
 POSITIVE = (
     "train_batch_size eval_batch_size num_epochs max_train_steps gradient_accumulation_steps checkpointing_steps "
@@ -62,7 +62,8 @@ def test_defaults():
     assert str(config.output_dir) == "ddpm-model"
     assert str(parse_vae([]).output_dir) == "vae-model"
     assert config.data.dataset_name == "ylecun/mnist"
-    assert config.model.ddpm_num_steps == 1000
+    # what is open follows from the images and from the model to start from
+    assert (config.model.model_config_name_or_path, config.model.ddpm_num_steps) == (None, None)
 
 
 def test_every_flag_is_offered(capsys):
@@ -163,8 +164,31 @@ def test_vdm_presets_parse(preset, repository):
     assert config.data.dataset_name.endswith(preset.split("-")[0])
 
 
+MHVAE_PRESETS = ["digits", "mnist-2", "mnist-5", "mnist-8bit"]
+
+
+@pytest.mark.parametrize("preset", MHVAE_PRESETS)
+def test_mhvae_presets_parse(preset, repository):
+    config = parse_training_config("mhvae", ["--config", str(repository / "training" / f"mhvae-{preset}.yaml")])
+    assert config.model.model_config_name_or_path == preset
+    assert config.data.dataset_name.endswith(preset.split("-")[0])
+
+
+DREG_PRESETS = ["vae-mnist-50d-dreg", "mhvae-mnist-2-dreg", "mhvae-mnist-5-dreg"]
+
+
+@pytest.mark.parametrize("preset", DREG_PRESETS)
+def test_presets_of_doubly_reparameterised_gradients(preset, repository):
+    config = parse_training_config(
+        preset.partition("-")[0], ["--config", str(repository / "training" / f"{preset}.yaml")]
+    )
+    assert (config.model.objective, config.model.num_latent_samples) == ("dreg", 50)
+
+
 def test_all_presets_are_tested(repository):
     tested = {
+        *(f"mhvae-{preset}" for preset in MHVAE_PRESETS),
+        *DREG_PRESETS,
         "digits",
         "digits-class-conditional",
         *(f"vdm-{preset}" for preset in VDM_PRESETS),

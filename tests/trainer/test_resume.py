@@ -4,9 +4,9 @@ import json
 import os
 import signal
 import time
+from multiprocessing import active_children
 from pathlib import Path
 
-import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -101,7 +101,7 @@ def test_a_dead_worker_leaves_whole_checkpoints(train, tmp_path, monkeypatch):
         update(self)
         steps.append(1)
         if len(steps) == 6:
-            psutil.Process().children()[-1].kill()
+            active_children()[-1].kill()
             time.sleep(0.5)
 
     with monkeypatch.context() as patch:
@@ -155,10 +155,3 @@ def test_constant_learning_rate_can_be_trained_longer(train, tmp_path):
     train(output_dir=tmp_path / "longer", num_epochs=2, **flags)
     longer = train(output_dir=tmp_path / "longer", num_epochs=3, resume_from_checkpoint="latest", **flags)
     assert_same_weights(whole, longer)
-
-
-@pytest.mark.slow
-def test_cosine_learning_rate_cannot_be_trained_longer(train):
-    train(num_epochs=2)
-    with pytest.raises(HfgenError, match="max_steps: 8 there, 12 here"):
-        train(num_epochs=3, resume_from_checkpoint="latest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,10 +36,12 @@ class DDPM(Family):
         return ("scheduler/scheduler_config.json", "unet/config.json", "unet/diffusion_pytorch_model*.safetensors")
 
     def for_repository(self, folder: Path, index: Mapping[str, Any]):
-        from hfgen.families.ddpm.loading import is_labelled
-        from hfgen.families.registry import get_family
+        from hfgen.families.ddpm.loading import family_name, is_labelled
+        from hfgen.families.registry import FAMILIES, get_family
 
-        return get_family("labelled_ddpm") if is_labelled(folder) else self
+        name = "labelled_ddpm" if is_labelled(folder) else family_name(folder)
+        family = get_family(name) if name in FAMILIES else self
+        return family if isinstance(family, DDPM) else self
 
     def load(self, folder: Path, index: Mapping[str, Any], variant: str | None):
         from hfgen.families.ddpm.loading import load_unconditional
@@ -53,16 +56,45 @@ class DDPM(Family):
 
         return get_family("class_conditional_ddpm") if config.model.class_conditional else self
 
+    def check_pretrained(self, model, config):
+        from hfgen.families.ddpm.pretrained import check_start
+
+        check_start(model, config, with_classes=config.model.class_conditional)
+
+    def resolved(self, config, pretrained):
+        from hfgen.families.ddpm.pretrained import resolved_flags
+
+        return replace(config, model=resolved_flags(config.model, pretrained))
+
+    def preset(self, shape):
+        from hfgen.models.configs import choose_preset
+        from hfgen.models.noise_predictor import UNETS_FOR
+
+        return choose_preset(UNETS_FOR, shape[0], shape[1])
+
+    def better_preset(self, name, shape, on_gpu):
+        from hfgen.models.configs import better_preset
+        from hfgen.models.noise_predictor import UNETS_FOR
+
+        return better_preset(UNETS_FOR, name, shape[0], shape[1], on_gpu)
+
     def model_config(self, config, pretrained):
+        from hfgen.families.ddpm.pretrained import pretrained_config
         from hfgen.families.ddpm.task import make_objective, make_scheduler
         from hfgen.models import load_unet_config
 
         make_objective(config.model, make_scheduler(config.model))
-        return load_unet_config(config.model.model_config_name_or_path)
+        if pretrained is not None:
+            return pretrained_config(pretrained)
+        name = config.model.model_config_name_or_path
+        return {} if name is None else load_unet_config(name)
 
     def build(self, config, model_config, images, pretrained):
+        from hfgen.families.ddpm.pretrained import pretrained_unet
         from hfgen.models import build_unet
 
+        if pretrained is not None:
+            return pretrained_unet(config.model, model_config, images, self.num_classes(images), pretrained)
         return build_unet(
             model_config,
             resolution=images.resolution,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
 
 from hfgen.core.errors import HfgenError
+from hfgen.core.resume import Resumable
 from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.families.base import LikelihoodSettings
+from hfgen.families.bound_metrics import bound_metrics, conditional_metrics, own_labels
 from hfgen.likelihood import Estimate, VlbTerms, exact_vlb, sampled_vlb
-from hfgen.results import BoundTerms, LikelihoodResult, Metric
+from hfgen.process import ReverseProcess
+from hfgen.results import WITHHELD, BoundTerms, LikelihoodResult
 from hfgen.schedulers import reverse_process
 
 NAMES = {
@@ -29,15 +33,15 @@ def evaluate_bound(
 ) -> LikelihoodResult:
     """The bound and its terms: metrics in nats and in bits/dim, L_0, ..., L_{T-1} in bits/dim.
 
-    `model` is called as `model(x_t, timesteps)`. Errors as `reverse_process`, `exact_vlb` and `sampled_vlb`.
+    `model` is called as `model(x_t, timesteps)`. Of one that is told classes, `Classes`, this is the bound with the class withheld;
+    where the images have its classes, the bound given the class stands beside it. Errors as `reverse_process`, `exact_vlb` and
+    `sampled_vlb`.
     """
-    process, options = reverse_process(scheduler), settings.options
-    start = time.perf_counter()
-    arguments = {"seed": settings.seed, "batch_size": settings.batch_size, "resumable": settings.resumable}
-    if options.exact:
-        bound = exact_vlb(model, process, data.images, **arguments)
-    else:
-        bound = sampled_vlb(model, process, data.images, evaluations=options.evaluations, **arguments)
+    process, start = reverse_process(scheduler), time.perf_counter()
+    bound = _measured(model, process, data, settings)
+    classes = model if isinstance(model, Classes) else None
+    labels = None if classes is None else own_labels(data, classes.names)
+    told = {} if labels is None else conditional_metrics(_measured(model, process, data, settings, labels))
     return LikelihoodResult(
         quantity=QUANTITY,
         likelihood="discretised Gaussian at t = 1",
@@ -48,11 +52,31 @@ def evaluate_bound(
             "variance_type": process.variance_type,
             "evaluations": bound.evaluations,
             "exact": bound.exact,
+            **({} if classes is None else {"class": WITHHELD}),
         },
-        metrics=_metrics(bound),
+        metrics=bound_metrics(NAMES, bound, withheld=classes is not None) | told,
         terms=_terms(bound),
         seconds=time.perf_counter() - start,
     )
+
+
+def _measured(
+    model: Any,
+    process: ReverseProcess,
+    data: EvaluationImages,
+    settings: LikelihoodSettings,
+    labels: torch.Tensor | None = None,
+) -> VlbTerms:
+    options, resumable = settings.options, settings.resumable or Resumable(None)
+    arguments = {
+        "labels": labels,
+        "seed": settings.seed,
+        "batch_size": settings.batch_size,
+        "resumable": resumable if labels is None else resumable.under("conditional"),
+    }
+    if options.exact:
+        return exact_vlb(model, process, data.images, **arguments)
+    return sampled_vlb(model, process, data.images, evaluations=options.evaluations, **arguments)
 
 
 def check_first_timestep(unet: torch.nn.Module) -> None:
@@ -64,31 +88,27 @@ def check_first_timestep(unet: torch.nn.Module) -> None:
         )
 
 
-class Unlabelled:
-    """A class-conditional network with the class withheld: its bound is one on p(x), as that of other models."""
+class Classes:
+    """A class-conditional network: told no labels it gets the one that stands for none, and its bound is one on p(x), as that
+    of other models.
 
-    def __init__(self, unet: torch.nn.Module, null_label: int):
-        self.unet, self.null_label = unet, null_label
+    Attributes:
+        names: of its classes.
+    """
+
+    def __init__(self, unet: torch.nn.Module, names: Sequence[str]):
+        self.unet, self.names = unet, names
         self.device, self.dtype = unet.device, unet.dtype
 
-    def eval(self) -> Unlabelled:
+    def eval(self) -> Classes:
         """As a network's."""
         self.unet.eval()
         return self
 
-    def __call__(self, x_t: torch.Tensor, timesteps: torch.Tensor) -> Any:
-        return self.unet(x_t, timesteps, class_labels=torch.full_like(timesteps, self.null_label))
-
-
-def _metrics(bound: VlbTerms) -> dict[str, Metric]:
-    metrics = {}
-    for key, name in NAMES.items():
-        nats, role = getattr(bound, key), "bound" if key == "total" else None
-        for suffix, unit, value in (("_bits_per_dim", "bits/dim", bound.bits_per_dim(nats)), ("", "nats/image", nats)):
-            metrics[f"vlb_{key}{suffix}"] = Metric(
-                name=name, mean=value.mean, standard_error=value.standard_error, unit=unit, role=role
-            )
-    return metrics
+    def __call__(self, x_t: torch.Tensor, timesteps: torch.Tensor, class_labels: torch.Tensor | None = None) -> Any:
+        if class_labels is None:
+            class_labels = torch.full_like(timesteps, len(self.names))
+        return self.unet(x_t, timesteps, class_labels=class_labels)
 
 
 def _terms(bound: VlbTerms) -> BoundTerms:

@@ -6,6 +6,7 @@ from typing import Any
 
 from hfgen.core.markdown import escape_markdown
 from hfgen.families.base import Card
+from hfgen.families.bound_metrics import WITHHELD_NOTE
 from hfgen.families.words import image_words, parameter_words
 from hfgen.pipelines.saving import is_stock, scheduler_to_save
 from hfgen.results import EvaluationResult
@@ -63,6 +64,7 @@ def diffusion_card(pipeline: Any, name: str, results: EvaluationResult | None) -
         summary=diffusion_summary(pipeline, classes),
         usage=HFGEN_CODE.format(name=name, more="") if own else _usage(pipeline, name),
         samples="Samples, not selected." if own else "Ancestral samples, not selected.",
+        results="" if names is None or results is None or results.likelihood is None else WITHHELD_NOTE,
         limits=[] if measured else [unmeasured],
         tags=["ddpm"],
         pictures={"results_terms": "The terms of the bound over t."},

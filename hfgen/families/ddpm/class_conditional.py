@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -43,9 +42,9 @@ class ClassConditionalDDPMTask(DDPMTask):
         """The network with its scheduler and the names of the classes."""
         return ClassConditionalDDPMPipeline(module, self.scheduler, list(self.class_names))
 
-    def wanted(self, places: range) -> Any:
-        """The classes in turn."""
-        return [i % len(self.class_names) for i in places]
+    def preview_sampler(self, module: torch.nn.Module) -> DiffusionSampler:
+        """Of the classes in turn."""
+        return ClassConditionalSampler(self.pipeline(module), ClassConditionalSampling(**self.preview_options))
 
 
 class ClassConditionalSampler(DiffusionSampler):

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hfgen.core.media import image_grid, save_png
+from hfgen.core.media import grid_of_classes, save_png
 from hfgen.drawing.draw import draw_samples
 from hfgen.families.base import PREVIEWS, Family
 
@@ -25,5 +25,7 @@ def save_diffusion_figures(family: Family, pipeline: Any, out: Path, seed: int, 
         return [path]
     sampler = family.sampler(pipeline, family.sampling_options())
     samples = draw_samples(sampler, device=pipeline.device, num_images=PREVIEWS, seed=seed)
-    save_png(image_grid(samples.images), path)
+    labels = sampler.labels(PREVIEWS)
+    grid = grid_of_classes(samples.images, sampler.class_names, None if labels is None else labels.tolist())
+    save_png(grid, path)
     return [path]

@@ -20,33 +20,44 @@ class DDPMFlags:
 
     _argument_group_name = "diffusion model"
 
-    model_config_name_or_path: str = flag(
-        "mnist",
-        "noise predictor: digits, mnist, mnist-fourier, cifar10, a UNet2DModel config JSON, a folder or repository",
+    model_config_name_or_path: str | None = flag(
+        None,
+        "noise predictor: digits, mnist, mnist-fourier, grey-32, grey-64, grey-128, rgb-28, rgb-32, rgb-64, rgb-128, cifar10, a "
+        "UNet2DModel config JSON, a folder or repository; none: the preset of the images' size and channels",
     )
-    ddpm_num_steps: int = flag(1000, "T, the steps of the diffusion; betas are scaled by 1000/T", range=POSITIVE)
-    ddpm_num_inference_steps: int = flag(
-        1000, "ancestral steps of the samples drawn while training, at most T", range=POSITIVE, identity=False
+    pretrained_model_name_or_path: str | None = flag(
+        None,
+        "folder or repository of a UNet2DModel with its scheduler to start from, instead of model_config_name_or_path; what is "
+        "not given below is its own",
     )
-    ddpm_beta_schedule: Literal["linear", "squaredcos_cap_v2", "sigmoid"] = flag(
-        "squaredcos_cap_v2",
-        "betas: squaredcos_cap_v2 (cosine, Nichol & Dhariwal 2021), linear (Ho et al. 2020) or sigmoid",
+    ddpm_num_steps: int | None = flag(
+        None, "T, the steps of the diffusion; betas are scaled by 1000/T; none: 1000", range=POSITIVE
+    )
+    ddpm_num_inference_steps: int | None = flag(
+        None,
+        "ancestral steps of the samples drawn while training, at most T; none: the default sampler's 20",
+        range=POSITIVE,
+        identity=False,
+    )
+    ddpm_beta_schedule: Literal["linear", "squaredcos_cap_v2", "sigmoid"] | None = flag(
+        None,
+        "betas: squaredcos_cap_v2 (cosine, Nichol & Dhariwal 2021), linear (Ho et al. 2020) or sigmoid; none: squaredcos_cap_v2",
         card="always",  # a default may change, a model does not
     )
     rescale_betas_zero_snr: bool = flag(
         False, "shift the betas so that x_T is noise alone (Lin et al. 2023); not for epsilon and mu"
     )
-    ddpm_variance_type: Literal["fixed_small", "fixed_large", "learned_range"] = flag(
-        "fixed_small",
-        "variance of a reverse step: beta_tilde (small), beta (large), or learned between them",
+    ddpm_variance_type: Literal["fixed_small", "fixed_large", "learned_range"] | None = flag(
+        None,
+        "variance of a reverse step: beta_tilde (small), beta (large), or learned between them; none: fixed_small",
         card="always",
     )
     variance_objective: Literal["hybrid", "vlb"] = flag(
         "hybrid", "of learned_range: L_hybrid, which trains the mean by loss_weighting, or L_vlb, the bound for both"
     )
-    prediction_type: Literal["epsilon", "sample", "v_prediction", "mu"] = flag(
-        "v_prediction",
-        "what the network predicts: v, the noise, x_0, or mu, the mean of q(x_{t-1} | x_t, x_0)",
+    prediction_type: Literal["epsilon", "sample", "v_prediction", "mu"] | None = flag(
+        None,
+        "what the network predicts: v, the noise, x_0, or mu, the mean of q(x_{t-1} | x_t, x_0); none: v_prediction",
         card="always",
     )
     loss_weighting: Literal["simple", "vlb", "snr", "truncated_snr", "min_snr"] = flag(
@@ -66,9 +77,13 @@ class DDPMFlags:
 class DiffusionSampling:
     """How a diffusion model is sampled."""
 
-    scheduler: SamplerName | None = flag(None, "sampler of a diffusion model; none: sde-dpmsolver++")
+    scheduler: SamplerName | None = flag(
+        None, "sampler of a diffusion model; none: sde-dpmsolver++, of a variational one its own ancestral steps"
+    )
     steps: int | None = flag(
-        None, "denoising steps; none: 20, all for ddpm, 50 for ddim, euler and heun", range=POSITIVE
+        None,
+        "denoising steps; none: 20, all for ddpm, 50 for ddim, euler and heun, 250 of a variational model's own",
+        range=POSITIVE,
     )
     eta: float | None = flag(None, "noise of ddim, from 0 (none) to 1 as in ddpm; none: 0", range=FRACTION)
 

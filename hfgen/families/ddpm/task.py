@@ -14,13 +14,13 @@ from diffusers import SchedulerMixin
 
 from hfgen.configs.training import TrainingConfig
 from hfgen.core.errors import HfgenError
-from hfgen.core.media import unit_to_uint8
 from hfgen.core.memory import check_fits
-from hfgen.core.random import Stream, seeded
 from hfgen.data.batch import Batch, RandomSpec
 from hfgen.data.training_set import TrainingSet
+from hfgen.drawing.draw import draw_samples
 from hfgen.families.base import PREVIEWS, OneOptimizer, Terms
-from hfgen.families.ddpm.flags import DDPMFlags
+from hfgen.families.ddpm.flags import DDPMFlags, DiffusionSampling
+from hfgen.families.ddpm.sampler import DiffusionSampler
 from hfgen.objectives import TIMES, WEIGHTS, DiffusionLoss, ImportanceTimes, UniformTimes, min_snr, on_prediction
 from hfgen.pipelines import UnconditionalDiffusionPipeline
 from hfgen.schedulers import reverse_process
@@ -32,11 +32,11 @@ GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True, kw_only=True)
 class DDPMTask(OneOptimizer):
-    """A weighted squared error of the prediction as the loss, ancestral samples as previews.
+    """A weighted squared error of the prediction as the loss, samples as previews.
 
     Attributes:
         shape: (C, H, W) of the images.
-        num_inference_steps: of the previews.
+        num_inference_steps: of the previews, which are ancestral; None: by the sampler that `DiffusionSampler` takes.
         batch_size: of the previews.
         seen: timesteps and losses of the step's micro-batches so far, for importance times.
     """
@@ -45,7 +45,7 @@ class DDPMTask(OneOptimizer):
     objective: DiffusionLoss
     times: UniformTimes
     shape: tuple[int, ...]
-    num_inference_steps: int
+    num_inference_steps: int | None
     batch_size: int
     seed: int
     ylabel: str
@@ -105,26 +105,26 @@ class DDPMTask(OneOptimizer):
         """The network with its scheduler."""
         return UnconditionalDiffusionPipeline(module, self.scheduler)
 
-    def wanted(self, places: range) -> Any:
-        """The pipeline's first argument for those previews."""
-        return len(places)
+    def preview_sampler(self, module: torch.nn.Module) -> DiffusionSampler:
+        """What draws the previews."""
+        return DiffusionSampler(self.pipeline(module), DiffusionSampling(**self.preview_options))
+
+    @property
+    def preview_options(self) -> dict[str, Any]:
+        """The sampler's, where the flags name steps."""
+        return {} if self.num_inference_steps is None else {"scheduler": "ddpm", "steps": self.num_inference_steps}
 
     def preview(self, module: torch.nn.Module) -> torch.Tensor:
-        """64 ancestral samples."""
-        pipeline = self.pipeline(module)
-        pipeline.set_progress_bar_config(leave=False, desc="samples")
-        generator = seeded(module.device, self.seed, Stream.SAMPLES)
-        places = [range(i, min(i + self.batch_size, PREVIEWS)) for i in range(0, PREVIEWS, self.batch_size)]
-        batches = [
-            pipeline(
-                self.wanted(part),
-                generator=generator,
-                num_inference_steps=self.num_inference_steps,
-                output_type="pt",
-            ).images
-            for part in places
-        ]
-        return unit_to_uint8(torch.cat(batches)).cpu()
+        """64 samples, those that `hfgen sample` draws of the same seed."""
+        samples = draw_samples(
+            self.preview_sampler(module),
+            device=module.device,
+            num_images=PREVIEWS,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            show_progress=False,
+        )
+        return samples.images
 
 
 def task_settings(config: TrainingConfig, images: TrainingSet) -> dict[str, Any]:
@@ -144,8 +144,8 @@ def task_settings(config: TrainingConfig, images: TrainingSet) -> dict[str, Any]
 
 
 def make_scheduler(model: DDPMFlags) -> SchedulerMixin:
-    """The scheduler of the flags; `HfgenError` when T admits no such betas or has fewer steps than the samples."""
-    if model.ddpm_num_inference_steps > model.ddpm_num_steps:
+    """The scheduler of the flags, none of which is left open; `HfgenError` when T admits no such betas or has fewer steps than the samples."""
+    if model.ddpm_num_inference_steps is not None and model.ddpm_num_inference_steps > model.ddpm_num_steps:
         raise HfgenError(
             f"ddpm_num_inference_steps={model.ddpm_num_inference_steps} is more than ddpm_num_steps={model.ddpm_num_steps}: "
             "lower it"
