@@ -18,6 +18,7 @@ from hfgen.likelihood.vlb import BATCH, BATCH_ELSEWHERE, Estimate, estimate, mea
 from hfgen.process import to_float64
 from hfgen.process.variational import (
     bin_centres,
+    bins_within,
     decoder_nats,
     diffuse,
     noise_error,
@@ -28,6 +29,8 @@ from hfgen.process.variational import (
 
 CURVE = 100
 PART = "vdm"
+# standard deviations of z_0's noise beyond which a bin counts for less than e^-400 of the true one
+ALL = 40.0
 
 
 class Schedule(Protocol):
@@ -168,7 +171,7 @@ class _Terms:
         """Prior, reconstruction and diffusion of each image, float64 (B, 3)."""
         gamma_0, gamma_1 = (end.to(f) for end in self.schedule.ends())
         t_0 = torch.stack([torch.rand((), generator=g, device=g.device) for g in generators]).to(f)
-        reconstruction = decoder_nats(f, _noise(generators, f, 1), gamma_0)
+        reconstruction = decoder_nats(f, _noise(generators, f, 1), gamma_0, reach=bins_within(ALL, gamma_0.item()))
         total = torch.zeros_like(t_0)
         group = max(1, at_once // len(f))
         for first in range(0, times, group):

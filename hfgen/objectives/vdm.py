@@ -15,6 +15,7 @@ from hfgen.process import to_float64
 from hfgen.process.variational import (
     LEVELS,
     bin_centres,
+    bins_within,
     decoder_nats,
     diffuse,
     noise_error,
@@ -126,7 +127,7 @@ class VDMLoss:
 
 def decoder_reach(gamma_0: float) -> int:
     """Bins to either side that a training need sum over, which begins with this gamma(0) and does not move it far."""
-    return min(LEVELS, math.ceil(NEAR * math.exp((gamma_0 + GAMMA_RISE) / 2) * LEVELS / 2))
+    return bins_within(NEAR, gamma_0 + GAMMA_RISE)
 
 
 def _scale_gradients(parts: tuple[torch.Tensor, ...], factor: torch.Tensor) -> None:

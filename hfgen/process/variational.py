@@ -8,6 +8,8 @@ Source: Kingma et al. 2021, sections 3 and 4.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -61,6 +63,11 @@ def prior_nats(f: torch.Tensor, gamma_1: torch.Tensor) -> torch.Tensor:
     dimensions = square.shape[1]
     # sigma^2 - 1 is -alpha^2, and the logarithm of a sigma^2 near 1 would lose it
     return 0.5 * (torch.sigmoid(-gamma_1) * (square.sum(1) - dimensions) - dimensions * F.logsigmoid(gamma_1))
+
+
+def bins_within(deviations: float, gamma_0: float) -> int:
+    """How many bins to either side lie within so many standard deviations of the noise of z_0, at least 1."""
+    return min(LEVELS, math.ceil(deviations * math.exp(gamma_0 / 2) * LEVELS / 2))
 
 
 def decoder_nats(f: torch.Tensor, noise: torch.Tensor, gamma_0: torch.Tensor, *, reach: int = LEVELS) -> torch.Tensor:

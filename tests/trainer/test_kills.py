@@ -20,7 +20,7 @@ from hfgen.data.digits import embedded_digits
 from hfgen.data.sources import load_source
 from hfgen.trainer.train import train
 
-EVERY = 1 if os.environ.get("HFGEN_TEST_ALL_KILLS") == "1" else 5
+EVERY = 1 if os.environ.get("HFGEN_TEST_ALL_KILLS") == "1" else 10
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 NETWORKS = {
