@@ -54,6 +54,12 @@ class Entry:
         return self.result.likelihood
 
     @property
+    def likelihood_images(self) -> str:
+        """Those of its evaluation, which may be another one than that of the samples."""
+        on = self.likelihood.measured_on or self.result
+        return f"{on.split} images: {on.images:,}"
+
+    @property
     def samples(self) -> SampleResult:
         return self.result.samples
 
@@ -85,7 +91,7 @@ def zoo(entries: list[Entry]) -> str:
                 _link(e),
                 e.title,
                 f"{e.result.parameters:,}",
-                f"{e.likelihood.quantity} ({e.result.split} images: {e.result.images:,})",
+                f"{e.likelihood.quantity} ({e.likelihood_images})",
                 _text(_headline(e, "bound")) + _withheld(e),
                 _weighted(e),
                 _training(e),
