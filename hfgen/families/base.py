@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hfgen.data.training_set import TrainingSet
     from hfgen.drawing.sampler import Sampler
     from hfgen.families.model import Model
+    from hfgen.models.configs import MadeFor
     from hfgen.results import EvaluationResult, LikelihoodResult, TrainingRecord
 
 PREVIEWS = 64
@@ -204,13 +205,22 @@ class Family(ABC):
         """The configuration with what its flags leave to the family or to the model to start from."""
         return config
 
+    def presets(self) -> Mapping[str, MadeFor]:
+        """Which images each preset is for, by its name; none where there is no choice."""
+        return {}
+
     def preset(self, shape: tuple[int, int, int]) -> str | None:
         """What model_config_name_or_path is for images of (C, H, W) where it is not given; None: there is no choice."""
-        return None
+        from hfgen.models.configs import choose_preset
+
+        presets = self.presets()
+        return choose_preset(presets, shape[0], shape[1]) if presets else None
 
     def better_preset(self, name: str, shape: tuple[int, int, int], on_gpu: bool) -> str | None:
         """A preset that suits images of (C, H, W) better than the one that is named; None: there is none."""
-        return None
+        from hfgen.models.configs import better_preset
+
+        return better_preset(self.presets(), name, shape[0], shape[1], on_gpu)
 
     @abstractmethod
     def model_config(self, config: TrainingConfig, pretrained: Model | None) -> dict[str, Any]:

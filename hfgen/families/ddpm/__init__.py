@@ -66,17 +66,10 @@ class DDPM(Family):
 
         return replace(config, model=resolved_flags(config.model, pretrained))
 
-    def preset(self, shape):
-        from hfgen.models.configs import choose_preset
+    def presets(self):
         from hfgen.models.noise_predictor import UNETS_FOR
 
-        return choose_preset(UNETS_FOR, shape[0], shape[1])
-
-    def better_preset(self, name, shape, on_gpu):
-        from hfgen.models.configs import better_preset
-        from hfgen.models.noise_predictor import UNETS_FOR
-
-        return better_preset(UNETS_FOR, name, shape[0], shape[1], on_gpu)
+        return UNETS_FOR
 
     def model_config(self, config, pretrained):
         from hfgen.families.ddpm.pretrained import pretrained_config

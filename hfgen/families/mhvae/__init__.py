@@ -38,17 +38,10 @@ class MHVAE(Family):
         check_builds(folder, MHVAE_CLASSES)
         return MHVAEPipeline.from_pretrained(folder, use_safetensors=True, variant=variant)
 
-    def preset(self, shape):
-        from hfgen.models.configs import choose_preset
+    def presets(self):
         from hfgen.models.mhvae_presets import MHVAES_FOR
 
-        return choose_preset(MHVAES_FOR, shape[0], shape[1])
-
-    def better_preset(self, name, shape, on_gpu):
-        from hfgen.models.configs import better_preset
-        from hfgen.models.mhvae_presets import MHVAES_FOR
-
-        return better_preset(MHVAES_FOR, name, shape[0], shape[1], on_gpu)
+        return MHVAES_FOR
 
     def model_config(self, config, pretrained):
         from hfgen.families.vae.training import check_objective, initial_config

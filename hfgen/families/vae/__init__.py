@@ -37,17 +37,10 @@ class VAE(Family):
         check_builds(folder, VAE_CLASSES)
         return VAEPipeline.from_pretrained(folder, use_safetensors=True, variant=variant)
 
-    def preset(self, shape):
-        from hfgen.models.configs import choose_preset
+    def presets(self):
         from hfgen.models.vae_presets import VAES_FOR
 
-        return choose_preset(VAES_FOR, shape[0], shape[1])
-
-    def better_preset(self, name, shape, on_gpu):
-        from hfgen.models.configs import better_preset
-        from hfgen.models.vae_presets import VAES_FOR
-
-        return better_preset(VAES_FOR, name, shape[0], shape[1], on_gpu)
+        return VAES_FOR
 
     def model_config(self, config, pretrained):
         from hfgen.families.vae.training import check_objective, initial_config

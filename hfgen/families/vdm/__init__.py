@@ -34,17 +34,10 @@ class VDM(Family):
 
         return load_pipeline(folder, index, variant)
 
-    def preset(self, shape):
-        from hfgen.models.configs import choose_preset
+    def presets(self):
         from hfgen.models.vdm_presets import VDMS_FOR
 
-        return choose_preset(VDMS_FOR, shape[0], shape[1])
-
-    def better_preset(self, name, shape, on_gpu):
-        from hfgen.models.configs import better_preset
-        from hfgen.models.vdm_presets import VDMS_FOR
-
-        return better_preset(VDMS_FOR, name, shape[0], shape[1], on_gpu)
+        return VDMS_FOR
 
     def model_config(self, config, pretrained):
         from hfgen.families.vdm.task import initial_config
