@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -298,3 +299,7 @@ def test_a_rule_finds_what_breaks_it(rule, code):
 )
 def test_a_rule_lets_the_rest_pass(rule, code):
     assert list(rule(ast.parse(code))) == []
+
+
+def test_what_the_check_of_the_wheel_imports_is_there():
+    assert callable(runpy.run_path(str(ROOT / ".ci" / "wheel.py"))["main"])
