@@ -42,12 +42,12 @@ def run(args: Namespace) -> None:
     config = take_evaluation(args)
     from diffusers.utils import logging
 
-    from hfgen.core.device import pick_device, use_share_of_cores
+    from hfgen.core.device import pick_device, set_up_processor
     from hfgen.core.files import check_writable
     from hfgen.library import compare
 
     logging.disable_progress_bar()
-    use_share_of_cores(pick_device(args.device))
+    set_up_processor(pick_device(args.device))
     if len(args.models) < 2:
         raise HfgenError(f"{args.models[0]} alone: name two or more pipelines to compare")
     if args.out.suffix != ".html":

@@ -44,7 +44,7 @@ def run(args: Namespace) -> None:
     config = take_evaluation(args)
     from diffusers.utils import logging
 
-    from hfgen.core.device import use_share_of_cores
+    from hfgen.core.device import set_up_processor
     from hfgen.core.files import check_writable
     from hfgen.evaluation.evaluate import check_out, write_results
     from hfgen.library import evaluate, load
@@ -54,7 +54,7 @@ def run(args: Namespace) -> None:
         check_writable("--out", args.out)
         check_out(args.out, args.overwrite)
     model = load(args.pipeline, revision=args.revision, device=args.device)
-    use_share_of_cores(model.pipeline.device)
+    set_up_processor(model.pipeline.device)
     result = evaluate(model, config, out=args.out)
     written = [] if args.out is None else write_results(result, model.family, args.out)
     print(result.table(), *written, sep="\n")

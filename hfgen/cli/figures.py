@@ -30,7 +30,7 @@ def run(args: Namespace) -> None:
     config = taken_from(args, FiguresConfig)
     from diffusers.utils import logging
 
-    from hfgen.core.device import use_share_of_cores
+    from hfgen.core.device import set_up_processor
     from hfgen.core.files import make_folder
     from hfgen.data.choice import choose_images
     from hfgen.library import load
@@ -38,7 +38,7 @@ def run(args: Namespace) -> None:
 
     logging.disable_progress_bar()
     model = load(args.pipeline, revision=args.revision, device=args.device)
-    use_share_of_cores(model.pipeline.device)
+    set_up_processor(model.pipeline.device)
     here = Path(args.pipeline).is_dir()
     out = args.out or (Path(args.pipeline) if here else Path("figures"))
     make_folder("--out", out, out)

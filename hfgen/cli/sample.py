@@ -48,13 +48,13 @@ def run(args: Namespace) -> None:
     single_files = check_outputs(args.out, args.gif, overwrite=args.overwrite)
     from diffusers.utils import logging
 
-    from hfgen.core.device import use_share_of_cores
+    from hfgen.core.device import set_up_processor
     from hfgen.core.media import PICTURE_CHANNELS
     from hfgen.library import load
 
     logging.disable_progress_bar()
     model = load(args.pipeline, revision=args.revision, device=args.device)
-    use_share_of_cores(model.pipeline.device)
+    set_up_processor(model.pipeline.device)
     channels = model.image_shape[0]
     if channels not in PICTURE_CHANNELS:
         raise HfgenError(

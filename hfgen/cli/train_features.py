@@ -20,10 +20,10 @@ def add_parser(commands) -> None:
 def run(args: Namespace) -> None:
     """Train, write the folder, tell how well it knows held-out images. Raises `HfgenError` as `train_features`."""
     config, data = taken_from(args, FeatureTrainingConfig), taken_from(args, DataConfig)
-    from hfgen.core.device import pick_device, use_share_of_cores
+    from hfgen.core.device import pick_device, set_up_processor
     from hfgen.evaluation.train_features import train_features
 
-    use_share_of_cores(pick_device(None))
+    set_up_processor(pick_device(None))
     done = train_features(config, data)
     print(
         f"{done.parameters:,} parameters, {done.num_features} features, {len(done.class_names)} classes, {done.images:,} training "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from hfgen.core.errors import HfgenError
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # what `accelerate launch` and torchrun leave in the environment of a process
 LAUNCHED = ("ACCELERATE_DYNAMO_USE_FULLGRAPH", "TORCHELASTIC_RUN_ID")
+# parameters of glibc's mallopt (malloc.h), with the variables by which a user sets them, and what suits steps that allocate the same again
+MALLOC = {-4: ("MALLOC_MMAP_MAX_", 0), -1: ("MALLOC_TRIM_THRESHOLD_", 2**31 - 1), -2: ("MALLOC_TOP_PAD_", 64 * 2**20)}
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -44,6 +47,25 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names and names[0] else platform.processor() or platform.machine()
+
+
+def set_up_processor(device: torch.device) -> None:
+    """Let torch compute well on the processor, if that is the device: on all cores that it may use, and on memory that it keeps."""
+    if device.type == "cpu":
+        use_share_of_cores(device)
+        keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let freed buffers stay with the process, where the allocator is glibc's and the user has not tuned it.
+
+    By itself it returns every large buffer to the system, which clears each of its pages anew when the next step asks again.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name, _ in MALLOC.values()):
+        return
+    library = ctypes.CDLL(None)
+    for parameter, (_, value) in MALLOC.items():
+        library.mallopt(parameter, value)
 
 
 def use_share_of_cores(device: torch.device) -> None:

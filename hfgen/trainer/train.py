@@ -12,7 +12,7 @@ from accelerate.utils import set_seed
 
 from hfgen.configs.flags import check_ranges
 from hfgen.configs.training import TrainingConfig
-from hfgen.core.device import use_share_of_cores
+from hfgen.core.device import set_up_processor
 from hfgen.core.ending import Interrupted
 from hfgen.core.history import HISTORY_FILE
 from hfgen.core.media import save_png
@@ -62,7 +62,7 @@ def _train_in(config: TrainingConfig, family: Family, accelerator: Accelerator, 
     pretrained = load_pretrained(config, family)
     config = family.resolved(config, pretrained)
     model_config = family.model_config(config, pretrained)
-    use_share_of_cores(accelerator.device)
+    set_up_processor(accelerator.device)
     repo = on_main_process(accelerator, partial(hub_repository, config))
     images = load_training_set(
         config.data,
