@@ -17,12 +17,12 @@ from hfgen.families.model import Model
 from hfgen.families.registry import family_of
 from hfgen.hub.checks import check_configs, check_headers, check_weights, weights_variant
 from hfgen.hub.errors import hub_reason
+from hfgen.hub.layout import INDEX, NETWORK_WEIGHTS, laid_out
 
-INDEX = "model_index.json"
 CLASS = "_class_name"
 STOCK = ("diffusers", "transformers")
 # weights of components, and what tokenizers are made of
-DOWNLOADED = ["*.json", "*/*.safetensors", "*.txt", "*/*.model"]
+DOWNLOADED = ["*.json", "*/*.safetensors", NETWORK_WEIGHTS, "*.txt", "*/*.model"]
 
 
 def load(path_or_repo: str | Path, revision: str | None = None, device: torch.device | str = "cpu") -> Model:
@@ -41,24 +41,8 @@ def load(path_or_repo: str | Path, revision: str | None = None, device: torch.de
     path = Path(name).expanduser()
     local = path.exists()
     folder = _checked_folder(name, path) if local else _download(name, revision)
-    index = read_index(folder, name)
-    family = family_of(index, name)
-    _check_code(folder, index, family, name)
-    missing = [pattern for pattern in family.files(index) if not any(folder.glob(pattern))]
-    if missing:
-        raise _no_pipeline(name, missing)
-    components = {key: cls for key, module, cls in named_classes(index) if module is not None and key != CLASS}
-    try:
-        check_headers(folder, components, name)
-        check_configs(folder, components, name)
-        family = family.for_repository(folder, index)
-        variant = weights_variant(folder, components, name)
-        pipeline = family.load(folder, index, variant)
-        check_weights(pipeline.components, folder, variant, name)
-    except HfgenError:
-        raise
-    except Exception as error:  # of damaged files and wrong configs the loaders of diffusers raise anything
-        raise _damaged(name, error) from error
+    with laid_out(folder) as place:
+        family, pipeline, variant = _loaded(place, name)
     return Model(
         family=family,
         pipeline=pipeline.to(device),
@@ -66,6 +50,29 @@ def load(path_or_repo: str | Path, revision: str | None = None, device: torch.de
         folder=folder,
         variant=variant,
     )
+
+
+def _loaded(place: Path, name: str) -> tuple[Family, Any, str | None]:
+    """Family, pipeline and variant of the weights of a folder with one folder a component."""
+    index = read_index(place, name)
+    family = family_of(index, name)
+    _check_code(place, index, family, name)
+    missing = [pattern for pattern in family.files(index) if not any(place.glob(pattern))]
+    if missing:
+        raise _no_pipeline(name, missing)
+    components = {key: cls for key, module, cls in named_classes(index) if module is not None and key != CLASS}
+    try:
+        check_headers(place, components, name)
+        check_configs(place, components, name)
+        family = family.for_repository(place, index)
+        variant = weights_variant(place, components, name)
+        pipeline = family.load(place, index, variant)
+        check_weights(pipeline.components, place, variant, name)
+    except HfgenError:
+        raise
+    except Exception as error:  # of damaged files and wrong configs the loaders of diffusers raise anything
+        raise _damaged(name, error) from error
+    return family, pipeline, variant
 
 
 def load_folder(folder: Path) -> Model:
