@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+# on the card of a repository with a pipeline and a model of hfgen, before code that loads it
+OWN_CODE = """The pipeline's and the model's code lie in the repository; `trust_remote_code=True` runs it. Read it first: it is two files. A
+`revision="..."` (a commit) beside it pins what you have read.
+"""
 COLOURS = {1: "grey", 3: "RGB"}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hfgen.families.base import Card
 from hfgen.families.vae.card import LIKELIHOODS
-from hfgen.families.words import image_words, parameter_words
+from hfgen.families.words import OWN_CODE, image_words, parameter_words
 
 PICTURES = {
     "reconstructions": "Held-out images, each above its reconstruction from z_1.",
@@ -15,9 +15,7 @@ PICTURES = {
     "latents": "Means of the last layer for held-out images; of more than two latents the first two principal components.",
     "interpolations": "Spherical interpolations between held-out images, three in each layer, z_1 first.",
 }
-USAGE = """The pipeline's and the model's code lie in the repository; `trust_remote_code=True` runs it. Read it first: it is two files. A
-`revision="..."` (a commit) beside it pins what you have read.
-
+USAGE = """
 ```python
 from diffusers import DiffusionPipeline
 
@@ -52,7 +50,7 @@ def mhvae_card(vae: Any, name: str) -> Card:
             f"{image_words(config.in_channels, config.sample_size)}: {type(vae).__name__}, {layers}, {parameter_words(vae)}, "
             f"{LIKELIHOODS[config.likelihood]}."
         ),
-        usage=USAGE.format(name=name),
+        usage=OWN_CODE + USAGE.format(name=name),
         samples="Means of p(x|z_1), z_T ~ N(0, I) and the chain down from it, not selected.",
         limits=limits,
         tags=["vae", "hierarchical-vae"],

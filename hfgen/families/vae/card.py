@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hfgen.families.base import Card
-from hfgen.families.words import image_words, parameter_words
+from hfgen.families.words import OWN_CODE, image_words, parameter_words
 
 LIKELIHOODS = {
     "bernoulli": "Bernoulli likelihood of dynamically binarised pixels",
@@ -22,9 +22,7 @@ PICTURES = {
     "latents": "Means of q(z\\|x) of held-out images; of more than two latents the first two principal components.",
     "interpolations": "Spherical interpolations between held-out images.",
 }
-USAGE = """The pipeline's and the model's code lie in the repository; `trust_remote_code=True` runs it. Read it first: it is two files. A
-`revision="..."` (a commit) beside it pins what you have read.
-
+USAGE = """
 ```python
 from diffusers import DiffusionPipeline
 
@@ -51,7 +49,7 @@ def vae_card(vae: Any, name: str) -> Card:
             f"A variational autoencoder (Kingma & Welling 2014) of {image_words(config.in_channels, config.sample_size)}: "
             f"{type(vae).__name__}, {config.latent_size} latents, {parameter_words(vae)}, {LIKELIHOODS[config.likelihood]}."
         ),
-        usage=USAGE.format(name=name),
+        usage=OWN_CODE + USAGE.format(name=name),
         samples="Means of p(x|z), z ~ N(0, I), not selected.",
         limits=limits,
         tags=["vae"],

@@ -7,7 +7,7 @@ from typing import Any
 from hfgen.core.markdown import escape_markdown
 from hfgen.families.base import Card
 from hfgen.families.bound_metrics import WITHHELD_NOTE
-from hfgen.families.words import image_words, parameter_words
+from hfgen.families.words import OWN_CODE, image_words, parameter_words
 from hfgen.results import EvaluationResult
 
 SCHEDULES = {
@@ -15,9 +15,7 @@ SCHEDULES = {
     "scalar": "a linear schedule whose ends were learned",
     "network": "a learned monotone schedule",
 }
-USAGE = """The pipeline's and the model's code lie in the repository; `trust_remote_code=True` runs it. Read it first: it is two files. A
-`revision="..."` (a commit) beside it pins what you have read.
-
+USAGE = """
 ```python
 import torch
 from diffusers import DiffusionPipeline
@@ -43,7 +41,7 @@ def vdm_card(pipeline: Any, name: str, results: EvaluationResult | None) -> Card
             f"A variational diffusion model (Kingma et al. 2021) of {image_words(config.in_channels, config.sample_size)}: "
             f"{parameter_words(pipeline.vdm)}, {SCHEDULES[config.gamma]} of -log SNR from {gamma_0:.2f} to {gamma_1:.2f}{classes}."
         ),
-        usage=USAGE.format(name=name, first="class_labels=[0, 1] * 8" if names else "batch_size=16"),
+        usage=OWN_CODE + USAGE.format(name=name, first="class_labels=[0, 1] * 8" if names else "batch_size=16"),
         samples="Ancestral samples, not selected.",
         results="" if not names or results is None or results.likelihood is None else WITHHELD_NOTE,
         limits=[] if results is not None else [unmeasured],
