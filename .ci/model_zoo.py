@@ -50,14 +50,17 @@ class Entry:
     training: TrainingRecord | None
 
     @property
-    def likelihood(self) -> LikelihoodResult:
+    def likelihood(self) -> LikelihoodResult | None:
+        """None of a kind that has none."""
         return self.result.likelihood
 
     @property
-    def likelihood_images(self) -> str:
-        """Those of its evaluation, which may be another one than that of the samples."""
+    def measured(self) -> str:
+        """The quantity, and the images of its evaluation, which may be another one than that of the samples."""
+        if self.likelihood is None:
+            return "none"
         on = self.likelihood.measured_on or self.result
-        return f"{on.split} images: {on.images:,}"
+        return f"{self.likelihood.quantity} ({on.split} images: {on.images:,})"
 
     @property
     def samples(self) -> SampleResult:
@@ -91,7 +94,7 @@ def zoo(entries: list[Entry]) -> str:
                 _link(e),
                 e.title,
                 f"{e.result.parameters:,}",
-                f"{e.likelihood.quantity} ({e.likelihood_images})",
+                e.measured,
                 _text(_headline(e, "bound")) + _withheld(e),
                 _weighted(e),
                 _training(e),
@@ -150,17 +153,21 @@ def _text(metric: Metric | None) -> str:
 
 def _weighted(entry: Entry) -> str:
     text = _text(_headline(entry, "importance-weighted bound"))
-    return f"{text}, k = {entry.likelihood.facts['iw_samples']:,}" if text else ""
+    return f"{text}, k = {entry.likelihood.facts['iw_samples']:,}" if text and entry.likelihood is not None else ""
 
 
 def _withheld(entry: Entry) -> str:
     """That the bound of a model of classes is the one without them; results of before do not tell, their kind does."""
+    if entry.likelihood is None:
+        return ""
     told_classes = entry.result.class_withheld or entry.title == get_family("class_conditional_ddpm").title
     return ", class withheld" if told_classes else ""
 
 
 def _caveat(entry: Entry) -> str:
     """What makes a number of another kind than that of 8-bit pixels."""
+    if entry.likelihood is None:
+        return "none"
     quantity = entry.likelihood.quantity
     return "" if "8-bit" in quantity else ", no NLL" if "pseudo" in quantity else ", binarised"
 

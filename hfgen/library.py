@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hfgen.configs.evaluation import COMPARED_SAMPLES, ComparisonConfig, EvaluationConfig
 from hfgen.configs.flags import check_ranges
 from hfgen.configs.sampling import SamplingConfig
-from hfgen.configs.training import DataConfig, HubConfig, OptimizationConfig, RunConfig, TrainingConfig
+from hfgen.configs.training import HubConfig, OptimizationConfig, RunConfig, TrainingConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.history import HISTORY_FILE, read_history
 from hfgen.families.model import Model
@@ -161,18 +161,19 @@ def training_config(family: str, **flags: Any) -> TrainingConfig:
     """
     from hfgen.families.registry import get_family
 
+    kind = get_family(family)
     kinds = {
-        "data": DataConfig,
-        "model": get_family(family).model_flags,
+        "data": kind.data_flags,
+        "model": kind.model_flags,
         "optimization": OptimizationConfig,
         "run": RunConfig,
         "hub": HubConfig,
     }
     rest = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
     groups = {}
-    for group, kind in kinds.items():
-        own = {item.name: rest.pop(item.name) for item in fields(kind) if item.name in rest}
-        groups[group] = kind(**own)
+    for group, flags_of in kinds.items():
+        own = {item.name: rest.pop(item.name) for item in fields(flags_of) if item.name in rest}
+        groups[group] = flags_of(**own)
         check_ranges(groups[group])
     if rest:
         raise HfgenError(

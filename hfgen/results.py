@@ -30,6 +30,9 @@ ROLES_OF_VERSION_1 = {
 
 # fields of parts that files of before lack
 LATER_FIELDS = ("num_features", "training_images", "measured_on")
+PARTS = ("likelihood", "samples", "synthetic")
+# of results, which files of before lack
+LATER_PARTS = ("synthetic", "evaluations_per_sample")
 
 # what a file must hold where a field is declared so
 KINDS: Mapping[str, Any] = {
@@ -151,6 +154,27 @@ class SampleResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SyntheticResult:
+    """A classifier that was trained on samples of a class-conditional model alone.
+
+    Attributes:
+        count: samples that it was trained on.
+        reference: real images that it was measured on.
+        how: by which sampler they were drawn.
+        metrics: by key; the one that ends in "_floor" is of as many real images in place of the samples.
+        measured_on: where that is not what the results tell of all.
+    """
+
+    count: int
+    reference: int
+    how: str
+    metrics: Mapping[str, Metric]
+    seconds_sampling: float
+    seconds_measuring: float
+    measured_on: MeasuredOn | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamplePictures:
     """What there is to see of samples, uint8 (N, C, H, W).
 
@@ -167,6 +191,9 @@ class SamplePictures:
     nearest: torch.Tensor = field(repr=False)
 
 
+Part = LikelihoodResult | SampleResult | SyntheticResult
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
     """All that was measured of a model.
@@ -177,8 +204,9 @@ class EvaluationResult:
         dataset, dataset_fingerprint, split, images: on which images; of a local dataset its folder's name.
         run_metadata: device and versions.
         model_digest: of the weights and configs that were measured; None in files of before it was told.
-        likelihood, samples: the parts, None where one was not asked for.
+        likelihood, samples, synthetic: the parts, None where one was not asked for.
         seconds_per_sample: by the number of samples at once, as `hfgen compare` measures it.
+        evaluations_per_sample: of the network, as `hfgen compare` counts them.
         pictures: what there is to see of the samples; not in the file.
     """
 
@@ -195,15 +223,15 @@ class EvaluationResult:
     samples: SampleResult | None = None
     seconds_per_sample: Mapping[str, float] | None = None
     model_digest: str | None = None
+    synthetic: SyntheticResult | None = None
+    evaluations_per_sample: float | None = None
     pictures: SamplePictures | None = field(default=None, compare=False, repr=False)
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """Those of both parts, by key."""
-        return {
-            **(self.likelihood.metrics if self.likelihood else {}),
-            **(self.samples.metrics if self.samples else {}),
-        }
+        """Those of all parts, by key."""
+        parts = (self.likelihood, self.samples, self.synthetic)
+        return {key: metric for part in parts if part is not None for key, metric in part.metrics.items()}
 
     def headline(self, role: str, unit: str) -> Metric | None:
         """The metric of that role and unit, if there is one."""
@@ -228,6 +256,12 @@ class EvaluationResult:
             lines.append(
                 f"{drawn.count} samples ({drawn.how}, {drawn.seconds_sampling:.0f} s) against {drawn.reference} images, "
                 f"features of the {drawn.features}{_earlier(drawn)}"
+            )
+        if self.synthetic is not None:
+            told = self.synthetic
+            lines.append(
+                f"a classifier of {told.count} samples ({told.how}, {told.seconds_sampling:.0f} s) alone, measured on "
+                f"{told.reference} images{_earlier(told)}"
             )
         width = max((len(m.name) for m in self.metrics.values()), default=0)
         return "\n".join([*lines, *(_row(m, width) for m in self.metrics.values())])
@@ -262,9 +296,12 @@ class EvaluationResult:
     def to_json(self) -> dict[str, Any]:
         """JSON values; `from_json` reads them."""
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "pictures"}
-        for name in ("likelihood", "samples"):
+        for name in PARTS:
             part = values[name]
             values[name] = None if part is None else {k: v for k, v in asdict(part).items() if not _is_default(part, k)}
+        for name in LATER_PARTS:
+            if values[name] is None:
+                del values[name]
         return {"schema_version": SCHEMA_VERSION, **values}
 
     @classmethod
@@ -278,7 +315,7 @@ class EvaluationResult:
             )
         value = _from_version_1(value, place) if version == 1 else dict(value)
         value.pop("schema_version", None)
-        for name, read in (("likelihood", _likelihood), ("samples", _samples)):
+        for name, read in (("likelihood", _likelihood), ("samples", _samples), ("synthetic", _synthetic)):
             value[name] = None if value.get(name) is None else read(value[name], f"{place}: {name}")
         return _made(cls, value, place)
 
@@ -291,7 +328,7 @@ class EvaluationResult:
         """Read a JSON file; `HfgenError` for one that cannot be read or is none of results."""
         return cls.from_json(read_json(Path(path)), str(path))
 
-    def measured_on(self, part: LikelihoodResult | SampleResult) -> MeasuredOn:
+    def measured_on(self, part: Part) -> MeasuredOn:
         """On what a part of these results was measured."""
         own = MeasuredOn(**{item.name: getattr(self, item.name) for item in fields(MeasuredOn)})
         return part.measured_on or own
@@ -304,13 +341,14 @@ class EvaluationResult:
         if self.model_digest is None or self.model_digest != earlier.model_digest:
             return self
         kept: dict[str, Any] = {}
-        for name in ("likelihood", "samples"):
+        for name in PARTS:
             part = getattr(earlier, name)
             if part is not None and getattr(self, name) is None:
                 measured_on = earlier.measured_on(part)
                 kept[name] = replace(part, measured_on=None if measured_on == self.measured_on(part) else measured_on)
-        if self.seconds_per_sample is None:
-            kept["seconds_per_sample"] = earlier.seconds_per_sample
+        for name in ("seconds_per_sample", "evaluations_per_sample"):
+            if getattr(self, name) is None:
+                kept[name] = getattr(earlier, name)
         return replace(self, **kept)
 
 
@@ -323,6 +361,7 @@ class TrainingRecord:
         loss: what `held_out_loss` is, with its unit.
         held_out: in words, where the held-out images come from.
         data: an `hfgen.data.origin.Origin` as JSON values; None in files of before it was told.
+        cpu_seconds: of all threads of all processes; None on a GPU, and in files of before it was told.
         run_metadata: device and versions.
     """
 
@@ -345,6 +384,7 @@ class TrainingRecord:
     run_metadata: Mapping[str, str]
     family: str | None = None
     data: Mapping[str, Any] | None = None
+    cpu_seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; `from_json` reads them."""
@@ -376,7 +416,7 @@ def _row(metric: Metric, width: int) -> str:
     return f"{metric.name:<{width}}  {metric.mean:>10.4f}{spread}  {metric.unit}".rstrip()
 
 
-def _earlier(part: LikelihoodResult | SampleResult) -> str:
+def _earlier(part: Part) -> str:
     """On what a part was measured that is kept from earlier."""
     on = part.measured_on
     return "" if on is None else f"; measured before, on {on.images} images of {on.dataset}/{on.split}, seed {on.seed}"
@@ -437,6 +477,12 @@ def _samples(value: Any, place: str) -> SampleResult:
     value = dict(_object(value, place))
     value["metrics"] = _metrics(value.get("metrics"), f"{place}: metrics")
     return _made(SampleResult, _with_measured_on(value, place), place)
+
+
+def _synthetic(value: Any, place: str) -> SyntheticResult:
+    value = dict(_object(value, place))
+    value["metrics"] = _metrics(value.get("metrics"), f"{place}: metrics")
+    return _made(SyntheticResult, _with_measured_on(value, place), place)
 
 
 def _with_measured_on(value: dict[str, Any], place: str) -> dict[str, Any]:

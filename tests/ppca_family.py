@@ -146,6 +146,7 @@ class PPCA(Family):
     name, title, network = "ppca", "probabilistic PCA", "model"
     own_code: ClassVar = {CLASS: MODULE, "PPCAModel": MODULE}
     model_flags, sampling_options = PPCAFlags, PPCASampling
+    likelihood_kind = "exact"
 
     def claims(self, index):
         return index.get("_class_name") in (CLASS, [MODULE, CLASS])

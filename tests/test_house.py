@@ -31,11 +31,14 @@ SHARED_BY_FAMILIES = {"hfgen.families.base", "hfgen.families.registry", "hfgen.f
 # places that write otherwise than by hfgen.core.files, and why they may
 WRITERS = {
     "hfgen/core/files.py": "the one atomic write",
+    "hfgen/core/video.py": "opens by PyAV what the one atomic write gives it",
     "hfgen/trainer/checkpoints.py": "renames whole folders, which it has filled beside",
     "hfgen/trainer/output.py": "moves the files of a pipeline that is whole, each in one step",
     "hfgen/trainer/progress.py": "appends a line to the history",
     "pipelines/saving.py": "ships to the Hub, where there is no hfgen.core",
     "pipelines/pipeline_hfgen_class_conditional.py": "ships to the Hub, where there is no hfgen.core",
+    "pipelines/pipeline_hfgen_flow.py": "ships to the Hub, where there is no hfgen.core",
+    "pipelines/pipeline_hfgen_gan.py": "ships to the Hub, where there is no hfgen.core",
     "pipelines/pipeline_hfgen_mhvae.py": "ships to the Hub, where there is no hfgen.core",
     "pipelines/pipeline_hfgen_vae.py": "ships to the Hub, where there is no hfgen.core",
     "pipelines/pipeline_hfgen_vdm.py": "ships to the Hub, where there is no hfgen.core",

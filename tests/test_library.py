@@ -96,7 +96,7 @@ def test_a_comparison_from_python(folder, tmp_path):
         (lambda m: hfgen.evaluate(m, samples=1), "samples=1: it must be 2 or greater"),
         (lambda m: hfgen.evaluate(m, sample_pixels=True), "--sample_pixels: only with --samples"),
         (lambda m: hfgen.compare([]), "no model alone: name two or more"),
-        (lambda m: hfgen.train("gan"), "family 'gan': choose one of"),
+        (lambda m: hfgen.train("pixelcnn"), "family 'pixelcnn': choose one of"),
         (lambda m: hfgen.train("vae", steps=3), "steps: the trainer of vae has no such flag"),
         (lambda m: hfgen.train("vae", seed=-1), "seed=-1: it must be"),
         (lambda m: hfgen.train(hfgen.training_config("vae"), seed=1), "seed: pass flags with the name of a family"),

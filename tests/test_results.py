@@ -58,9 +58,7 @@ def test_a_file_comes_back_as_it_was(tmp_path):
     assert EvaluationResult.load(str(path)) == alone
 
 
-@pytest.mark.parametrize(
-    "name", ["ddpm-mnist", "ddpm-mnist-classes", "vae-mnist-8bit", "vae-mnist-grey", "vae-mnist-2d"]
-)
+@pytest.mark.parametrize("name", ["ddpm-mnist", "vae-mnist-8bit", "vae-mnist-grey", "vae-mnist-2d"])
 def test_files_of_version_1_are_read(repository, name):
     path = repository / "model_cards" / name / "results.json"
     old = json.loads(path.read_text())

@@ -27,10 +27,10 @@ SIZE = 3
 class Rows:
     """Rows of numbers as they are."""
 
-    random = RandomSpec()
+    random = drawn = RandomSpec()
     memory_format = torch.contiguous_format
 
-    def prepare(self, raw):
+    def prepare(self, raw, random):
         return raw
 
     def augment(self, data, random):

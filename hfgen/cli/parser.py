@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 import yaml
 
 from hfgen.configs.flags import check_ranges
-from hfgen.configs.training import DataConfig, HubConfig, OptimizationConfig, RunConfig, TrainingConfig
+from hfgen.configs.training import HubConfig, OptimizationConfig, RunConfig, TrainingConfig
 from hfgen.core.ending import DEBUG
 from hfgen.core.errors import HfgenError, one_line
 from hfgen.families.registry import get_family
@@ -85,7 +85,7 @@ def parse_training_config(family_name: str, argv: Sequence[str] | None = None) -
     ends the process with status 2.
     """
     family = get_family(family_name)
-    kinds = (DataConfig, family.model_flags, OptimizationConfig, RunConfig, HubConfig)
+    kinds = (family.data_flags, family.model_flags, OptimizationConfig, RunConfig, HubConfig)
     parser = Parser(
         usage="%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]",
         description=f"Train a {family.title} on images, into the folder {family_name}-model if --output_dir names no other.",

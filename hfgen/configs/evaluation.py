@@ -54,14 +54,19 @@ class EvaluationConfig(MeasuredData):
     max_images: int | None = flag(
         None, "images for the likelihood at most, drawn with the classes in proportion; none: all", range=POSITIVE
     )
-    likelihood: bool = flag(False, "likelihood or bounds on it; measured too when --samples is not given")
+    likelihood: bool = flag(False, "likelihood or bounds on it; measured too when nothing else is asked for")
     samples: int | None = flag(None, "images to draw for Frechet distance, precision and recall", range=at_least(2))
+    classifier_accuracy: int | None = flag(
+        None,
+        "samples of a class-conditional model on which alone a small classifier is trained, to be measured on real images",
+        range=at_least(2),
+    )
     features: str | None = flag(
         None,
         "network for --samples: digits (shipped), inception (the FID's), dinov2, clip, a folder such as train-features makes, or "
         "a repository; none: digits",
     )
-    compile: bool = flag(False, f"for --samples: {COMPILE}")
+    compile: bool = flag(False, f"for samples: {COMPILE}")
     batch_size: int | None = flag(None, "images at once; none: by model and device", range=POSITIVE, identity=False)
     seed: int = flag(0, "of noise, times and samples", range=NOT_NEGATIVE)
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hfgen.configs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SEED, flag
+from hfgen.configs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SEED, at_least, flag
+
+ConditionName = Literal["canny", "skeleton", "low_resolution"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,43 @@ class DataConfig:
     random_flip: bool = flag(False, "mirror half of the training images left to right, drawn anew at each use")
     background: str = flag("white", "colour behind what is transparent: a name, or #rrggbb", identity=False)
     dataset: Any = field(default=None, repr=False, metadata={"identity": False, "card": "never"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedData(DataConfig):
+    """Which images to train on, and what they show in words."""
+
+    caption_column: str | None = flag(None, "column of the captions; none: made of the classes by caption_template")
+    caption_template: str | None = flag(
+        None,
+        "caption of a class, {} its name, of which digits are spelt (7 as seven) and underscores are blanks; none: a picture of {}",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlledData(CaptionedData):
+    """Which images to train on, what they show in words, and the pictures that they are to follow."""
+
+    conditioning_column: str | None = flag(
+        None, "column of the pictures to follow; none: made of the images by condition"
+    )
+    condition: ConditionName | None = flag(
+        None,
+        "how a picture to follow is made of an image: its edges (Canny), its skeleton, or itself at a quarter of the resolution; "
+        "with conditioning_column: how the column was made, by which it is measured",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipData(CaptionedData):
+    """Which clips to train on, and what they show in words."""
+
+    num_frames: int | None = flag(
+        None,
+        "frames of a clip, the first so many of a longer one; none: all, of pictures that are made to move 8",
+        range=at_least(2),
+        card="always",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

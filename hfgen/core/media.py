@@ -19,6 +19,7 @@ LAST_FRAME_MS = 1500
 PICTURE_CHANNELS = (1, 3, 4)
 FONT, LONGEST_LABEL = 14, 20
 MOST_COLUMNS, MOST_LABELS = 12, 16
+CLIPS = 5  # dimensions of (N, F, C, H, W)
 
 
 def to_model_range(images: torch.Tensor) -> torch.Tensor:
@@ -53,10 +54,12 @@ def image_grid(
     """One picture of all images, row by row, left to right.
 
     Args:
-        images: uint8 (N, C, H, W) with C = 1, 3 or 4, or PIL images of one size; N >= 1.
+        images: uint8 (N, C, H, W) with C = 1, 3 or 4, or PIL images of one size; N >= 1. Of clips, (N, F, C, H, W), each is a row.
         columns: by default as many as make the grid nearly square.
         scale: whole factor of enlargement, bicubic: 8x8 digits are hardly legible as squares; by default a cell is at least 56 pixels high and wide.
     """
+    if isinstance(images, torch.Tensor) and images.ndim == CLIPS:
+        images, columns = images.flatten(0, 1), images.shape[1]
     cells = to_pil(images) if isinstance(images, torch.Tensor) else images
     columns = columns or math.ceil(math.sqrt(len(cells)))
     rows = math.ceil(len(cells) / columns)
@@ -88,12 +91,16 @@ def labelled_grid(images: torch.Tensor, labels: Sequence[str]) -> Image.Image:
     """One picture with a row for each label, in the order in which they come first, and the label beside it.
 
     Args:
-        images: uint8 (N, C, H, W) with C = 1, 3 or 4; N >= 1.
+        images: uint8 (N, C, H, W) with C = 1, 3 or 4; N >= 1. Of clips, (N, F, C, H, W), the first of each label is shown.
         labels: of each image; of one that has more than 12 images the first are shown, of more than 16 labels the first.
     """
+    most = MOST_COLUMNS
+    if images.ndim == CLIPS:
+        most, labels = images.shape[1], [label for label in labels for _ in range(images.shape[1])]
+        images = images.flatten(0, 1)
     cells, rows = to_pil(images), dict.fromkeys(labels)
     of_label = {name: [cell for cell, own in zip(cells, labels, strict=True) if own == name] for name in rows}
-    shown = {name: of_label[name][:MOST_COLUMNS] for name in list(rows)[:MOST_LABELS]}
+    shown = {name: of_label[name][:most] for name in list(rows)[:MOST_LABELS]}
     strips = {name: image_grid(row, columns=len(row)) for name, row in shown.items()}
     first = max(strips.values(), key=lambda strip: strip.width)
     font = ImageFont.load_default(FONT)
@@ -113,8 +120,8 @@ def save_png(image: Image.Image, path: Path) -> None:
         image.save(beside, format="PNG")
 
 
-def save_gif(frames: list[Image.Image], path: Path) -> None:
+def save_gif(frames: list[Image.Image], path: Path, frame_ms: int = FRAME_MS, last_ms: int = LAST_FRAME_MS) -> None:
     """Write an endless animation of 60 ms a frame whose last frame stays for 1.5 s, in one step."""
-    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
+    durations = [frame_ms] * (len(frames) - 1) + [last_ms]
     with whole(path) as beside:
         frames[0].save(beside, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)

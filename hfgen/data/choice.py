@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from hfgen.configs.evaluation import MeasuredData
 from hfgen.core.errors import HfgenError
+from hfgen.data.companions import CompanionRules, rules_of_origin
 from hfgen.data.decode import undecoded
 from hfgen.data.digits import DIGITS
 from hfgen.data.evaluation_images import Selection, select, shown_dataset
@@ -54,8 +55,10 @@ class ImageChoice:
     def training(self, train_split: str | None) -> Selection:
         """All rows of a split; None: the rows that the model was trained on, where these are its images, else of "train"."""
         if train_split is None and self.origin is not None:
-            return _training_rows(self.source, self.origin, self.asked)
-        return _of_split(self.source, train_split or TRAIN, self.name, self.asked, self.origin)
+            chosen = _training_rows(self.source, self.origin, self.asked)
+        else:
+            chosen = _of_split(self.source, train_split or TRAIN, self.name, self.asked, self.origin)
+        return replace(chosen, rules=CompanionRules())  # nobody asks what belongs to these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +203,7 @@ def _own_rows(rows: Dataset, name: str, origin: Origin, asked: MeasuredData) -> 
         class_names=origin.class_names,
         background=asked.background or origin.background,
         resized=True,
+        rules=rules_of_origin(origin),
     )
 
 

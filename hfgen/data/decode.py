@@ -10,15 +10,17 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import PIL.ImageColor
 import PIL.ImageOps
-from datasets import Dataset
+from datasets import Array3D, Array4D, Dataset, LargeList, List, Video
 from datasets import Image as ImageFeature
 
 from hfgen.core.errors import HfgenError, one_line
+from hfgen.data.moving import MOVING_COLUMN, moving_clip
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 HEAD = 4096
@@ -39,7 +41,7 @@ class ImageReader:
     """Row -> uint8 array (C, resolution, resolution): decode, convert to L or RGB, resize the shorter side, cut a square.
 
     Without `center_crop` the place of the square is drawn from (seed, row), once for the whole training. What is transparent
-    shows the `background`.
+    shows the `background`. Of pictures that move the array is the first frame.
     """
 
     dataset: Dataset
@@ -49,6 +51,11 @@ class ImageReader:
     center_crop: bool
     seed: int
     background: Colour = WHITE
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an array."""
+        return self.channels, self.resolution, self.resolution
 
     def __call__(self, row: int) -> np.ndarray:
         return self.decode(row, next(self.rows(range(row, row + 1)))[1])
@@ -61,6 +68,12 @@ class ImageReader:
         """The array of a row from what the column holds there; `HfgenError` for an image that cannot be read."""
         name = f"{source_row(self.dataset, row)} of image column {self.column!r}"
         image = converted(open_image(value, name), self.channels, self.background, name)
+        if self.column == MOVING_COLUMN:
+            return moving_clip(image, self.resolution, frames=1)[0]
+        return self.fitted(image, row)
+
+    def fitted(self, image: PIL.Image.Image, row: int) -> np.ndarray:
+        """The array of an image, L or RGB, whose square is cut where those of this row are."""
         scale = self.resolution / min(image.size)
         if scale != 1:
             size = tuple(max(self.resolution, round(side * scale)) for side in image.size)
@@ -142,8 +155,16 @@ def open_source(value: dict | None) -> PIL.Image.Image:
     return PIL.Image.open(_source(value), formats=raster_formats())
 
 
-def head_of(value: dict | None) -> tuple[int, bytes]:
-    """The length of a row's image file and its first 4,096 bytes; of one that cannot be read nothing."""
+def head_of(value: Any) -> tuple[int, bytes]:
+    """The length of a row's image file and its first 4,096 bytes; of one that cannot be read nothing.
+
+    Of several images the length of all and the beginning of the first, of an array that of its bytes.
+    """
+    if isinstance(value, np.ndarray):
+        return value.nbytes, value.tobytes()[:HEAD]
+    if isinstance(value, list):
+        heads = [head_of(part) for part in value]
+        return sum(length for length, _ in heads), heads[0][1] if heads else b""
     try:
         source = _source(value)
         if isinstance(source, io.BytesIO):
@@ -175,9 +196,10 @@ def raster_formats() -> tuple[str, ...]:
 
 
 def read_column(dataset: Dataset, column: str, rows: range) -> list:
-    """What a column holds in consecutive rows; `HfgenError` where the dataset's files are damaged."""
+    """What a column of `undecoded` holds in consecutive rows; `HfgenError` where the dataset's files are damaged."""
     try:
-        return dataset[rows.start : rows.stop][column]
+        values = dataset[rows.start : rows.stop][column]
+        return values.to_pylist() if hasattr(values, "to_pylist") else values
     except Exception as error:  # Arrow has its own for each kind of damage
         raise HfgenError(
             f"rows {rows.start} to {rows.stop - 1} of column {column!r} cannot be read ({one_line(error, 120)}): the dataset's "
@@ -193,7 +215,15 @@ def source_row(dataset: Dataset, row: int) -> str:
 
 
 def undecoded(dataset: Dataset, column: str) -> Dataset:
-    """The image column alone, as file bytes or paths, so that a bad row is met by us and named."""
+    """The image column alone, as file bytes or paths, so that a bad row is met by us and named.
+
+    Of several images a row or videos lists or dicts of such, of arrays those of numpy.
+    """
+    feature = dataset.features[column]
+    if isinstance(feature, (Array3D, Array4D)):
+        return dataset.select_columns([column]).with_format("numpy", dtype=np.dtype(feature.dtype))
+    if isinstance(feature, (List, LargeList, Video)):
+        return dataset.select_columns([column]).with_format("arrow")
     return dataset.select_columns([column]).cast_column(column, ImageFeature(decode=False))
 
 

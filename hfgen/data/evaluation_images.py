@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,6 +13,9 @@ from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
 from hfgen.core.resume import tensors_digest
+from hfgen.data.clip_sources import split_name
+from hfgen.data.clips import ClipReader, find_clip_column, holds_pictures
+from hfgen.data.companions import CompanionRules, Companions
 from hfgen.data.decode import ImageReader, colour, undecoded
 from hfgen.data.labels import class_labels, class_names, find_label_column
 from hfgen.data.loading import ImagesInMemory, Rows, load_images
@@ -34,6 +37,7 @@ class EvaluationImages:
         class_names: of labels 0, 1, ...
         fingerprint: of the dataset, as `datasets` computes it; "" for a part of a training's.
         digest: of the images as they are: of all their pixels, or where they are streamed the fingerprint.
+        companions: what belongs to them beside their classes.
     """
 
     images: Rows
@@ -41,6 +45,7 @@ class EvaluationImages:
     class_names: list[str]
     fingerprint: str = ""
     digest: str = ""
+    companions: Companions = field(default_factory=Companions)
 
     def some(self, count: int) -> torch.Tensor:
         """`count` rows, int64, to show for all: drawn, with the classes in proportion; all if there are no more."""
@@ -59,6 +64,7 @@ class Selection:
         background: of what is transparent.
         resized: whether images of another kind than the model's are made its own, as in a training.
         resolution: that they are to be resized to, which must be the model's; None: only if they are `resized`.
+        rules: what belongs to them beside their classes.
     """
 
     dataset: Dataset
@@ -69,22 +75,23 @@ class Selection:
     background: str
     resized: bool = False
     resolution: int | None = None
+    rules: CompanionRules = field(default_factory=CompanionRules)
 
     def load(
         self,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         device: torch.device,
         *,
         max_images: int | None = None,
         choose: Choose | None = None,
         seed: int = 0,
     ) -> EvaluationImages:
-        """As a model of images of `shape`, (C, H, W), takes them: all, or `max_images` drawn by `seed`, with the classes in proportion.
+        """As a model of images of `shape`, (C, H, W), or clips, (F, C, H, W), takes them: all, or `max_images` drawn by `seed`, with the classes in proportion.
 
         `choose` picks others of these: it gets their number and returns rows, int64; no other image is decoded.
 
         Raises `HfgenError` for no rows, for images of another size or number of channels than the model's unless they are to be
-        resized, and for a row that cannot be read.
+        resized, and for a row that cannot be read. Frames of clips are resized always.
         """
         dataset, labels = self.dataset, class_labels(self.dataset, self.label_column, self.class_names)
         if max_images is not None:
@@ -94,17 +101,24 @@ class Selection:
         if len(dataset) == 0:
             raise HfgenError(f"{self.name} has no images: name another with --split")
         pictures = undecoded(dataset, self.column)
-        changes = [] if self.resized else self._changes(pictures, shape)
-        reader = ImageReader(
-            dataset=pictures,
-            column=self.column,
-            channels=shape[0],
-            resolution=shape[1],
-            center_crop=True,
-            seed=0,
-            background=colour(self.background),
-        )
-        images = load_images(reader, device, show_progress=True)
+        if len(shape) == 3:
+            find_image_column(dataset, self.column)
+        changes = [] if self.resized or len(shape) == 4 else self._changes(pictures, shape)
+
+        def read(rows: Dataset, column: str) -> Rows:
+            reader = ImageReader(
+                dataset=rows,
+                column=column,
+                channels=shape[-3],
+                resolution=shape[-1],
+                center_crop=True,
+                seed=0,
+                background=colour(self.background),
+            )
+            clips = ClipReader(images=reader, frames=shape[0]) if len(shape) == 4 else None
+            return load_images(clips or reader, device, show_progress=True)
+
+        images = read(pictures, self.column)
         for line in changes:
             tqdm.write(f"hfgen: {line}", file=sys.stderr)
         in_memory = isinstance(images, ImagesInMemory)
@@ -114,9 +128,10 @@ class Selection:
             class_names=list(self.class_names),
             fingerprint=dataset._fingerprint,
             digest=tensors_digest({"images": images.images}) if in_memory else dataset._fingerprint,
+            companions=self.rules.load(dataset, labels, self.class_names, images, read),
         )
 
-    def _changes(self, pictures: Dataset, shape: tuple[int, int, int]) -> list[str]:
+    def _changes(self, pictures: Dataset, shape: tuple[int, ...]) -> list[str]:
         """What is done to the images, in sentences; `HfgenError` where that was not asked for."""
         if self.resolution is not None and shape[1:] != (self.resolution, self.resolution):
             raise HfgenError(
@@ -132,7 +147,7 @@ def load_evaluation_images(
     dataset_name: str,
     split: str,
     *,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     device: torch.device,
     max_images: int | None = None,
     dataset_config_name: str | None = None,
@@ -164,7 +179,9 @@ def select(
     return Selection(
         dataset=dataset,
         name=name,
-        column=find_image_column(dataset, image_column),
+        column=find_image_column(dataset, image_column)
+        if holds_pictures(dataset)
+        else find_clip_column(dataset, image_column),
         label_column=label_column,
         class_names=class_names(dataset, label_column),
         background=background,
@@ -173,15 +190,16 @@ def select(
 
 
 def shown_dataset(name: str) -> str:
-    """A repository's name, or of a local folder the last part of its path."""
-    return Path(name).resolve().name if Path(name).exists() else name
+    """A repository's name, or of a local folder the last part of its path; what stands before the name of clips stays."""
+    prefix, rest = split_name(name)
+    return f"{prefix}{Path(rest).resolve().name}" if Path(rest).exists() else name
 
 
 def _chosen(dataset: Dataset, labels: torch.Tensor | None, rows: torch.Tensor) -> tuple[Dataset, torch.Tensor | None]:
     return dataset.select(rows.tolist()), None if labels is None else labels[rows]
 
 
-def _check_shape(seen: Survey, shape: tuple[int, int, int]) -> None:
+def _check_shape(seen: Survey, shape: tuple[int, ...]) -> None:
     """Raise `HfgenError` unless all images have the shape of the model's."""
     wanted = (shape[2], shape[1])
     size = next((size for size in seen.sizes if size != wanted), wanted)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from datasets import Dataset
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from hfgen.core.errors import DEAD_WORKER, HfgenError, dead_worker, explain
 from hfgen.core.memory import free_memory, local_processes
-from hfgen.data.decode import ImageReader
 
 MEMORY_SHARE = 0.3
 READ_AT_ONCE = 1024
@@ -34,9 +36,30 @@ class Rows(Protocol):
         """For each int64 tensor of row numbers, these rows, (len(rows), ...), on the device."""
 
 
+class Reader(Protocol):
+    """Row -> uint8 array of `shape`, such as `hfgen.data.decode.ImageReader`."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """The rows."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of an image, (F, C, H, W) of a clip."""
+
+    def __call__(self, row: int) -> np.ndarray:
+        """The array of a row."""
+
+    def rows(self, rows: range) -> Iterator[tuple[int, Any]]:
+        """Row numbers and what is decoded there, read in one piece."""
+
+    def decode(self, row: int, value: Any) -> np.ndarray:
+        """The array of a row from what `rows` gave; `HfgenError` for one that cannot be read."""
+
+
 @dataclass(frozen=True)
 class ImagesInMemory:
-    """All images as one uint8 tensor (N, C, H, W) on the device."""
+    """All images as one uint8 tensor (N, C, H, W) on the device; of clips (N, F, C, H, W)."""
 
     images: torch.Tensor
 
@@ -53,7 +76,7 @@ class ImagesInMemory:
 class ImagesStreamed(TorchDataset):
     """Images decoded as they are asked for, by worker processes that run ahead of the training."""
 
-    reader: ImageReader
+    reader: Reader
     device: torch.device
     num_workers: int
 
@@ -100,25 +123,25 @@ def outlive_signals(worker: int) -> None:
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
 
 
-def load_images(reader: ImageReader, device: torch.device, *, show_progress: bool) -> ImagesInMemory | ImagesStreamed:
+def load_images(reader: Reader, device: torch.device, *, show_progress: bool) -> ImagesInMemory | ImagesStreamed:
     """The images of a reader, decoded once into memory if they take at most 30 % of what is free on the device.
 
     The processes of one machine share its memory, while each has a GPU of its own.
     """
-    size = len(reader.dataset) * reader.channels * reader.resolution**2
+    size = len(reader.dataset) * math.prod(reader.shape)
     share = MEMORY_SHARE if device.type == "cuda" else MEMORY_SHARE / local_processes()
     if size > share * free_memory(device):
         return ImagesStreamed(reader, device, num_workers=min(4, os.cpu_count() or 1))
     return ImagesInMemory(decode_all(reader, show_progress=show_progress).to(device))
 
 
-def decode_all(reader: ImageReader, *, show_progress: bool) -> torch.Tensor:
-    """Every image of the reader, uint8 (N, C, H, W), decoded by threads (Pillow's decoders release the GIL)."""
+def decode_all(reader: Reader, *, show_progress: bool) -> torch.Tensor:
+    """Every row of the reader, uint8 (N, *shape), decoded by threads (Pillow's decoders release the GIL)."""
     count = len(reader.dataset)
-    images = torch.empty(count, reader.channels, reader.resolution, reader.resolution, dtype=torch.uint8)
+    images = torch.empty(count, *reader.shape, dtype=torch.uint8)
     into = images.numpy()
 
-    def decode(item: tuple[int, dict]) -> None:
+    def decode(item: tuple[int, Any]) -> None:
         into[item[0]] = reader.decode(*item)
 
     bar = tqdm(total=count, desc="decoding", disable=not show_progress)

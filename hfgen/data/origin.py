@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from datasets import Dataset
 from hfgen.configs.training import DataConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.files import read_json, write_json
+from hfgen.data.clip_sources import split_name
 from hfgen.data.decode import head_of, read_column
 from hfgen.data.digits import DIGITS
 from hfgen.data.subset import rows_of_text
@@ -37,6 +38,8 @@ class Origin:
         background: of what is transparent.
         rows: of the training split.
         fingerprint: of the held-out images, as `images_fingerprint` has it.
+        caption_column, caption_template: as those of a `CaptionRule`; None both of a training without captions.
+        conditioning_column, condition: as column and transform of a `ConditionRule`; None both of a training without such pictures.
     """
 
     source: str
@@ -52,6 +55,10 @@ class Origin:
     background: str
     rows: int
     fingerprint: str
+    caption_column: str | None = None
+    caption_template: str | None = None
+    conditioning_column: str | None = None
+    condition: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; `origin_of_json` reads them."""
@@ -66,6 +73,7 @@ class Origin:
 def origin_of_json(value: Mapping[str, Any], place: str) -> Origin:
     """What `Origin.to_json` gave; `HfgenError` names `place` for anything else."""
     names = {item.name: str(item.type) for item in fields(Origin)}
+    value = {item.name: item.default for item in fields(Origin) if item.default is not MISSING} | dict(value)
     kinds = {"str": str, "str | None": (str, type(None)), "int": int, "tuple[str, ...]": (list, tuple)}
     wrong = [name for name, kind in names.items() if name not in value or not isinstance(value[name], kinds[kind])]
     if wrong or value.keys() - names.keys():
@@ -93,15 +101,15 @@ def source_of(data: DataConfig) -> tuple[str, str]:
         return GIVEN, ""
     place = local_place(data)
     if place is not None:
-        return LOCAL, place.name
-    return (DIGITS, DIGITS) if data.dataset_name == DIGITS else (HUB, data.dataset_name)
+        return LOCAL, f"{_prefix(data)}{place.name}"
+    return (DIGITS if split_name(data.dataset_name)[1] == DIGITS else HUB), data.dataset_name
 
 
 def local_place(data: DataConfig) -> Path | None:
     """Where the images of data flags lie on disk, None for others."""
     if data.dataset is not None:
         return None
-    name = data.train_data_dir if data.train_data_dir is not None else data.dataset_name
+    name = data.train_data_dir if data.train_data_dir is not None else split_name(data.dataset_name)[1]
     is_local = name != DIGITS and Path(name).exists()
     return Path(name).resolve() if is_local or data.train_data_dir is not None else None
 
@@ -114,7 +122,13 @@ def keep_place(folder: Path, data: DataConfig) -> None:
         path.unlink(missing_ok=True)
     else:
         path.parent.mkdir(exist_ok=True)
-        write_json(path, {"dataset_name" if data.train_data_dir is None else "train_data_dir": str(place)})
+        flag = "dataset_name" if data.train_data_dir is None else "train_data_dir"
+        write_json(path, {flag: f"{_prefix(data)}{place}"})
+
+
+def _prefix(data: DataConfig) -> str:
+    """What stands before the name of clips."""
+    return "" if data.train_data_dir is not None else split_name(data.dataset_name)[0]
 
 
 def kept_place(folder: Path) -> dict[str, str]:
@@ -126,7 +140,7 @@ def kept_place(folder: Path) -> dict[str, str]:
     return {
         flag: place
         for flag, place in value.items()
-        if flag in ("dataset_name", "train_data_dir") and isinstance(place, str) and Path(place).exists()
+        if flag in ("dataset_name", "train_data_dir") and isinstance(place, str) and Path(split_name(place)[1]).exists()
     }
 
 

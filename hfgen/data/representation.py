@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -16,8 +16,10 @@ class Representation(Protocol):
     """What the training loop leaves to the data.
 
     Attributes:
-        random: the numbers that `augment` takes.
+        random: the numbers that `augment` takes, of training rows.
+        drawn: the numbers that `prepare` takes, of held-out rows too.
         memory_format: in which the network's weights and the data lie.
+        identity: what the rows depend on beside the images and the flags, as JSON values.
     """
 
     @property
@@ -25,10 +27,18 @@ class Representation(Protocol):
         """By name, for each row."""
 
     @property
+    def drawn(self) -> RandomSpec:
+        """By name, for each row."""
+
+    @property
     def memory_format(self) -> torch.memory_format:
         """Such as `torch.channels_last`."""
 
-    def prepare(self, raw: torch.Tensor) -> torch.Tensor:
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """By name; of a checkpoint it must be the same to go on."""
+
+    def prepare(self, raw: torch.Tensor, random: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Rows as the model sees them, (B, ...), from those that the data source gives."""
 
     def augment(self, data: torch.Tensor, random: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -46,9 +56,11 @@ class Pixels:
     random_flip: bool = False
     # drawn also when nothing is mirrored: a flag that says so must not change any other number
     random: ClassVar[RandomSpec] = RandomSpec(uniform={"flip": ()})
+    drawn: ClassVar[RandomSpec] = RandomSpec()
     memory_format: ClassVar[torch.memory_format] = torch.channels_last
+    identity: ClassVar[Mapping[str, Any]] = {}
 
-    def prepare(self, raw: torch.Tensor) -> torch.Tensor:
+    def prepare(self, raw: torch.Tensor, random: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """To [-1, 1]."""
         return to_model_range(raw).contiguous(memory_format=self.memory_format)
 

@@ -13,8 +13,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as Pillow
 
 from hfgen.core.errors import HfgenError, one_line
+from hfgen.data.clip_sources import CLIPS, MOVING, clip_folder, split_name
 from hfgen.data.digits import DIGITS, embedded_digits
 from hfgen.data.labels import class_labels, class_names
+from hfgen.data.moving import MOVING_COLUMN
 from hfgen.data.subset import draw_rows
 
 HELD_OUT_FRACTION = 0.1
@@ -36,7 +38,9 @@ def load_source(
     - `dataset`, an object of `datasets`;
     - `train_data_dir` or `dataset_name` as a place on disk: a folder of image files, perhaps in folders by class or with a
       metadata.csv, of Parquet files or WebDataset shards, in a Hub layout or from `save_to_disk`, or a single such file;
-    - `dataset_name` as the embedded "digits" or a repository.
+    - `dataset_name` as the embedded "digits" or a repository;
+    - `dataset_name` as moving:NAME, the pictures of the source NAME, each made to move, or clips:FOLDER, a folder whose folders of
+      pictures are clips.
 
     Raises `HfgenError` when there is no such source or the Hub cannot be reached.
     """
@@ -47,6 +51,12 @@ def load_source(
     place = train_data_dir if train_data_dir is not None else dataset_name
     if place is None:
         raise HfgenError("no images are named: pass --dataset_name or --train_data_dir")
+    if train_data_dir is None:
+        prefix, rest = split_name(place)
+        if prefix == MOVING:
+            return _moving(load_source(rest, dataset_config_name, cache_dir=cache_dir))
+        if prefix == CLIPS:
+            return clip_folder(rest)
     if place == DIGITS and train_data_dir is None:
         return embedded_digits()
     if any((Path(place) / name).is_file() for name in ("dataset_dict.json", "state.json")):
@@ -57,6 +67,13 @@ def load_source(
     if train_data_dir is not None and dataset_config_name is None and _is_image_folder(place):
         return _load("imagefolder", place, data_dir=place, cache_dir=cache_dir)
     return _load(place, place, name=dataset_config_name, cache_dir=cache_dir)
+
+
+def _moving(source: DatasetDict) -> DatasetDict:
+    """With the image column under the name by which the readers know that its pictures move."""
+    return DatasetDict(
+        {name: part.rename_column(find_image_column(part, None), MOVING_COLUMN) for name, part in source.items()}
+    )
 
 
 def _given(dataset: Given) -> DatasetDict:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
 
-from hfgen.configs.training import DataConfig
+from hfgen.configs.training import ClipData, DataConfig
 from hfgen.core.memory import check_fits
 from hfgen.core.resume import tensors_digest
+from hfgen.data.clips import ClipReader, clip_survey, common_length, find_clip_column
+from hfgen.data.companions import CompanionRules, Companions, Read, companion_rules
 from hfgen.data.decode import ImageReader, colour, undecoded
 from hfgen.data.labels import class_counts, class_labels, class_names, find_label_column
 from hfgen.data.loading import ImagesInMemory, Rows, load_images
+from hfgen.data.moving import MOVING_COLUMN, MOVING_TOLD
 from hfgen.data.origin import Origin, images_fingerprint, source_of
 from hfgen.data.representation import Pixels, Representation
 from hfgen.data.sources import choose_splits, find_image_column, load_source
 from hfgen.data.subset import draw_rows, rows_text
-from hfgen.data.survey import survey
+from hfgen.data.survey import Survey, survey
 
 MEAN_OVER = 10_000
 BYTES_AT_ONCE = 1 << 23
@@ -29,7 +34,7 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
-    """Training and held-out images of one shape.
+    """Training and held-out images of one shape, or clips of one length.
 
     Attributes:
         train, validation: rows as the source gives them.
@@ -40,6 +45,8 @@ class TrainingSet:
         composited: the colour behind them, by the name of its flag, where some are transparent.
         labels, train_labels: classes of the held-out and of the training images' rows, int64 (N,), or None.
         class_names: of 0, 1, ...
+        frames: of a clip, None of images.
+        companions, train_companions: what belongs to the held-out and to the training images beside their classes.
     """
 
     train: Rows
@@ -54,11 +61,15 @@ class TrainingSet:
     told: list[str] = field(default_factory=list)
     origin: Origin | None = None
     composited: Mapping[str, str] = field(default_factory=dict)
+    companions: Companions = field(default_factory=Companions)
+    train_companions: Companions = field(default_factory=Companions)
+    frames: int | None = None
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
-        return self.channels, self.resolution, self.resolution
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of an image, (F, C, H, W) of a clip."""
+        image = self.channels, self.resolution, self.resolution
+        return image if self.frames is None else (self.frames, *image)
 
     def pixel_mean(self) -> torch.Tensor:
         """Mean of the training images, (C, H, W) in [-1, 1], on their device; over the first 10,000 of them."""
@@ -76,11 +87,12 @@ class TrainingSet:
             "training_pixels": self._digest(self.train, self.train_labels),
             "held_out_pixels": self._digest(self.validation, self.labels),
             **self.composited,
+            **_companions_identity(self.train_companions),
         }
 
     @property
     def _rows_at_once(self) -> int:
-        return max(1, BYTES_AT_ONCE // (self.channels * self.resolution**2))
+        return max(1, BYTES_AT_ONCE // math.prod(self.shape))
 
     def _digest(self, rows: Rows, labels: torch.Tensor | None) -> dict[str, str]:
         if not isinstance(rows, ImagesInMemory):
@@ -98,7 +110,7 @@ def load_training_set(
     accelerator: Accelerator,
     batch_size: int = 1,
 ) -> TrainingSet:
-    """Load, split and decode; call it on every process.
+    """Load, split and decode; call it on every process. Rows of `ClipData` are clips.
 
     `channels` and `resolution` are the model's own when its config has them; flags come first, then the model, then
     the images: RGB unless all are grey, and the median of their shorter sides. `batch_size` is how many there must be memory
@@ -109,30 +121,34 @@ def load_training_set(
     background = colour(data.background)
     with accelerator.main_process_first():
         found = _find_images(data, seed)
-    looked = survey(found.train, found.column, seed=seed) + survey(found.validation, found.column, seed=seed)
+    frames = _frames(data, found)
+    looked = _looked_at(found, seed, clips=frames is not None)
     channels, resolution = channels or looked.channels, data.resolution or resolution or looked.side
     check_fits(
-        batch_size * channels * resolution**2 * FLOAT_BYTES,
+        batch_size * (frames or 1) * channels * resolution**2 * FLOAT_BYTES,
         f"a batch of {batch_size} images of {channels}x{resolution}x{resolution}",
         "lower --train_batch_size or --resolution",
         accelerator.device,
     )
 
-    def images(dataset: Dataset, center_crop: bool) -> Rows:
+    def images(center_crop: bool, dataset: Dataset, column: str) -> Rows:
         reader = ImageReader(
             dataset=dataset,
-            column=found.column,
+            column=column,
             channels=channels,
             resolution=resolution,
             center_crop=center_crop,
             seed=seed,
             background=background,
         )
-        return load_images(reader, accelerator.device, show_progress=accelerator.is_local_main_process)
+        clips = None if frames is None else ClipReader(images=reader, frames=frames)
+        return load_images(clips or reader, accelerator.device, show_progress=accelerator.is_local_main_process)
 
+    train = images(data.center_crop, found.train, found.column)
+    validation = images(True, found.validation, found.column)
     return TrainingSet(
-        train=images(found.train, data.center_crop),
-        validation=images(found.validation, center_crop=True),
+        train=train,
+        validation=validation,
         representation=Pixels(random_flip=data.random_flip),
         channels=channels,
         resolution=resolution,
@@ -143,6 +159,9 @@ def load_training_set(
         told=_told(found, looked.changes(channels, resolution, data.background, center_crop=data.center_crop)),
         origin=found.origin,
         composited={"background": data.background} if looked.transparent else {},
+        companions=found.companions(held_out=True, images=validation, read=partial(images, True)),
+        train_companions=found.companions(held_out=False, images=train, read=partial(images, data.center_crop)),
+        frames=frames,
     )
 
 
@@ -153,6 +172,8 @@ class Found:
     Attributes:
         train, validation: the image column alone, undecoded.
         held_out, labels, train_labels: as those of a `TrainingSet`.
+        rows: the held-out and the training rows with all their columns.
+        rules: what belongs to the images beside their classes.
     """
 
     train: Dataset
@@ -162,15 +183,24 @@ class Found:
     labels: torch.Tensor | None
     train_labels: torch.Tensor | None
     origin: Origin
+    rows: tuple[Dataset, Dataset]
+    rules: CompanionRules
+
+    def companions(self, *, held_out: bool, images: Rows, read: Read) -> Companions:
+        """Those of the held-out or of the training images; arguments and errors as `CompanionRules.load`."""
+        dataset, labels = (self.rows[0], self.labels) if held_out else (self.rows[1], self.train_labels)
+        return self.rules.load(dataset, labels, self.origin.class_names, images, read)
 
 
 def _find_images(data: DataConfig, seed: int) -> Found:
     source = load_source(data.dataset_name, data.dataset_config_name, data.train_data_dir, data.cache_dir, data.dataset)
     label_column = find_label_column(next(iter(source.values())), data.label_column)
     splits = choose_splits(source, data.train_split, data.validation_split, label_column=label_column, seed=seed)
-    column = find_image_column(splits.train, data.image_column)
-    find_image_column(splits.validation, column)
+    find_column = find_clip_column if isinstance(data, ClipData) else find_image_column
+    column = find_column(splits.train, data.image_column)
+    find_column(splits.validation, column)
     label_column = find_label_column(splits.train, data.label_column)
+    rules = companion_rules(data, splits.train, label_column)
     names = class_names(splits.train, label_column)
     train_labels = class_labels(splits.train, label_column, names)
     train, train_rows = splits.train, None
@@ -194,6 +224,7 @@ def _find_images(data: DataConfig, seed: int) -> Found:
         background=data.background,
         rows=len(source[data.train_split]),
         fingerprint=images_fingerprint(held_out, column),
+        **rules.origin(),
     )
     return Found(
         train=pictures,
@@ -203,11 +234,36 @@ def _find_images(data: DataConfig, seed: int) -> Found:
         labels=class_labels(splits.validation, label_column, names),
         train_labels=train_labels,
         origin=origin,
+        rows=(splits.validation, train),
+        rules=rules,
+    )
+
+
+def _looked_at(found: Found, seed: int, *, clips: bool) -> Survey:
+    """What the images are like, or the frames of the clips."""
+    look = clip_survey if clips else survey
+    return look(found.train, found.column, seed=seed) + look(found.validation, found.column, seed=seed)
+
+
+def _frames(data: DataConfig, found: Found) -> int | None:
+    """Of each clip, None of images; `HfgenError` for clips of unequal length."""
+    if not isinstance(data, ClipData):
+        return None
+    taken = common_length(found.train, found.column, data.num_frames)
+    return common_length(found.validation, found.column, taken)
+
+
+def _companions_identity(companions: Companions) -> dict[str, str]:
+    captions, conditions = companions.captions, companions.conditions
+    return ({} if captions is None else {"captions": tensors_digest({}, *captions)}) | (
+        {} if conditions is None else {"conditions": tensors_digest({"conditions": conditions.images})}
     )
 
 
 def _told(found: Found, changes: list[str]) -> list[str]:
     """What a user should know of the images before they are trained on."""
+    if found.column == MOVING_COLUMN:
+        changes = [MOVING_TOLD]
     if found.train_labels is None:
         return changes
     return [class_counts(found.train_labels, found.origin.class_names), *changes]

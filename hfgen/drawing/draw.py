@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +14,9 @@ import torch
 from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
-from hfgen.core.media import image_grid, save_gif, save_png, to_pil, to_uint8, unit_to_uint8
+from hfgen.core.media import CLIPS, image_grid, save_gif, save_png, to_pil, to_uint8, unit_to_uint8
 from hfgen.core.random import Stream, seeded
+from hfgen.core.video import save_clips
 from hfgen.drawing.sampler import Sampler
 
 TRAJECTORY_IMAGES = 16
@@ -27,7 +28,7 @@ class Samples:
     """Sampled images and how long they took.
 
     Attributes:
-        images: uint8 (N, C, H, W).
+        images: uint8 (N, C, H, W), of clips (N, F, C, H, W).
         trajectory: uint8 (frames, M, C, H, W), the first M <= 16 images from noise to result; None if not asked for.
         seconds: of sampling.
         how: by which sampler.
@@ -39,16 +40,22 @@ class Samples:
     how: str
 
     def grid(self) -> PIL.Image.Image:
-        """All images in one picture."""
+        """All images in one picture; of clips a row for each, with its frames."""
         return image_grid(self.images)
 
     def pil(self) -> list[PIL.Image.Image]:
-        """The images as PIL images."""
-        return to_pil(self.images)
+        """The images as PIL images, of clips all their frames."""
+        return to_pil(self.images.flatten(0, -4))
 
     def save(self, path: str | Path) -> None:
         """Write the grid as PNG; `HfgenError` when it cannot be written."""
         save_png(self.grid(), Path(path))
+
+    def save_clips(self, path: str | Path) -> None:
+        """Write clips as an animation, GIF or MP4; `HfgenError` for images, for an MP4 without an encoder, and when it cannot be written."""
+        if self.images.ndim != CLIPS:
+            raise HfgenError(f"animation {path}: these samples are images, no clips: save them as PNG")
+        save_clips(self.images, Path(path))
 
     def save_trajectory(self, path: str | Path) -> None:
         """Write an animation from noise to images as GIF; `HfgenError` without a trajectory or when it cannot be written."""
@@ -137,12 +144,12 @@ class Drawing:
         last: torch.Tensor | None = None  # of the last step: the images themselves are clamped, and inf looks like 1
         with tqdm(total=steps, desc="denoising", unit="step", disable=not (steps and self.show_progress)) as bar:
 
-            def on_step(step: int, x: torch.Tensor) -> None:
+            def on_step(step: int, x: torch.Tensor | Callable[[], torch.Tensor]) -> None:
                 nonlocal last
-                last = x
+                last = None if callable(x) else x
                 bar.update()
                 if recorder is not None:
-                    recorder(step, x)
+                    recorder(step, x() if callable(x) else x)
 
             for start in starts:
                 images = self.sampler.draw(self._generators(start), start, on_step)[: end - start]

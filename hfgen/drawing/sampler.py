@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-OnStep = Callable[[int, torch.Tensor], None]
+OnStep = Callable[[int, torch.Tensor | Callable[[], torch.Tensor]], None]
 
 
 class Sampler(Protocol):
@@ -27,7 +27,8 @@ class Sampler(Protocol):
 
     def draw(self, generators: list[torch.Generator], first: int, on_step: OnStep | None = None) -> torch.Tensor:
         """Images `first`, `first` + 1, ... , one for each generator, (B, C, H, W) in [0, 1]; image i is a function of its own
-        generator and of i alone. `on_step(step, x)` is told what the images are after each step."""
+        generator and of i alone. `on_step(step, x)` is told what the images are after each step, or what makes them if they
+        are asked for."""
 
     def warm_up(self, generators: list[torch.Generator], first: int) -> None:
         """Make a first draw that does not count, where it would take longer than the others."""

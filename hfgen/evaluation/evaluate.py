@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch
 
 from hfgen.configs.evaluation import EvaluationConfig
 from hfgen.core.errors import HfgenError
-from hfgen.core.media import image_grid, labelled_grid, save_png
+from hfgen.core.media import CLIPS, image_grid, labelled_grid, save_png
 from hfgen.core.memory import check_fits
 from hfgen.core.metadata import run_metadata
 from hfgen.core.overwrite import check_replaceable, is_picture
@@ -24,6 +25,7 @@ from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.evaluation.features import Extractor
 from hfgen.evaluation.networks import load_feature_network
 from hfgen.evaluation.samples import Draws, RealImages, evaluate_samples, real_images
+from hfgen.evaluation.synthetic import RealClasses, evaluate_synthetic, real_classes
 from hfgen.families.base import Family, LikelihoodSettings, make_options
 from hfgen.families.model import Model
 from hfgen.results import EvaluationResult, Metric, SamplePictures
@@ -57,6 +59,7 @@ class Measurement:
         options: of the likelihood.
         data: for the likelihood, None where it is not measured.
         quality: for the quality of samples, None where it is not measured.
+        synthetic: for a classifier of samples alone, None where none is trained.
     """
 
     model: Model
@@ -65,6 +68,7 @@ class Measurement:
     options: Any
     data: EvaluationImages | None
     quality: tuple[Draws, Extractor, RealImages] | None
+    synthetic: tuple[Draws, RealClasses] | None
 
     def settings(self) -> dict[str, Any]:
         """What results depend on, as JSON values: what is asked for, the model, and the images."""
@@ -73,6 +77,7 @@ class Measurement:
         images = {
             "likelihood": None if self.data is None else self.data.digest,
             "samples": None if self.quality is None else self.quality[2].digests,
+            "synthetic": None if self.synthetic is None else self.synthetic[1].digests,
         }
         asked = {name: getattr(config, name) for name in names}
         return json.loads(json.dumps(asked | {"images_digests": images} | self.model.identity()))
@@ -93,7 +98,7 @@ class Measurement:
         return result
 
     def _measure(self, resumable: Resumable) -> EvaluationResult:
-        model, config, likelihood, samples, pictures = self.model, self.config, None, None, None
+        model, config, likelihood, samples, pictures, synthetic = self.model, self.config, None, None, None, None
         fingerprint, count = "", 0
         if self.data is not None:
             settings = LikelihoodSettings(
@@ -103,8 +108,14 @@ class Measurement:
             fingerprint, count = self.data.fingerprint, len(self.data.images)
         if self.quality is not None:
             draws, network, real = self.quality
-            samples, pictures = evaluate_samples(replace(draws, resumable=resumable), network, real)
+            more = partial(model.family.sample_metrics, model.pipeline, draws.sampler)
+            samples, pictures = evaluate_samples(replace(draws, resumable=resumable), network, real, more)
             fingerprint, count = fingerprint or real.fingerprint, count or samples.reference
+        if self.synthetic is not None:
+            draws, classes = self.synthetic
+            draws = replace(draws, resumable=resumable.under("synthetic"))
+            synthetic = evaluate_synthetic(draws, classes, model.image_shape)
+            fingerprint, count = fingerprint or classes.reference.fingerprint, count or synthetic.reference
         return EvaluationResult(
             family=model.family.name,
             kind=model.family.title,
@@ -118,6 +129,7 @@ class Measurement:
             model_digest=model.digest(),
             likelihood=likelihood,
             samples=samples,
+            synthetic=synthetic,
             pictures=pictures,
         )
 
@@ -127,9 +139,9 @@ def prepare(model: Model, config: EvaluationConfig, images: ImageChoice | None =
 
     Errors as `evaluate_model`, before anything is measured.
     """
-    measure_likelihood = config.likelihood or config.samples is None
-    if config.samples is None:
-        _check_without_samples(model, config)
+    drawn = config.samples is not None or config.classifier_accuracy is not None
+    measure_likelihood = config.likelihood or not drawn
+    _check_without_samples(model, config, drawn)
     if measure_likelihood and model.family.no_likelihood is not None:
         raise HfgenError(f"{model.name}: {model.family.no_likelihood}; measure its samples, --samples 10000")
     of_likelihood, of_samples = split_options(model.family, config.options, model.name)
@@ -140,6 +152,7 @@ def prepare(model: Model, config: EvaluationConfig, images: ImageChoice | None =
         images=chosen,
         options=of_likelihood,
         quality=None if config.samples is None else _quality(model, config, of_samples, config.samples, chosen),
+        synthetic=_synthetic(model, config, of_samples, chosen),
         data=_likelihood_images(model, config, chosen) if measure_likelihood else None,
     )
     if images is None:
@@ -150,8 +163,27 @@ def prepare(model: Model, config: EvaluationConfig, images: ImageChoice | None =
 def _quality(
     model: Model, config: EvaluationConfig, options: Any, count: int, images: ImageChoice
 ) -> tuple[Draws, Extractor, RealImages]:
-    check_fits(count * math.prod(model.image_shape), f"samples={count}", "ask for fewer")
-    draws = Draws(
+    draws = _draws(model, config, options, count, "samples")
+    network = load_feature_network(config.features, model.pipeline.device)
+    real = real_images(draws, network, model.image_shape, config, images)
+    told = model.family.sampling_on(options, real.data)
+    if told is not options:
+        draws = replace(draws, sampler=model.family.sampler(model.pipeline, told, config.compile))
+    return draws, network, real
+
+
+def _synthetic(
+    model: Model, config: EvaluationConfig, options: Any, images: ImageChoice
+) -> tuple[Draws, RealClasses] | None:
+    if config.classifier_accuracy is None:
+        return None
+    draws = _draws(model, config, options, config.classifier_accuracy, "classifier_accuracy")
+    return draws, real_classes(draws, model.image_shape, images, config.train_split, model.name)
+
+
+def _draws(model: Model, config: EvaluationConfig, options: Any, count: int, flag: str) -> Draws:
+    check_fits(count * math.prod(model.image_shape), f"{flag}={count}", "ask for fewer")
+    return Draws(
         sampler=model.family.sampler(model.pipeline, options, config.compile),
         device=model.pipeline.device,
         count=count,
@@ -159,8 +191,6 @@ def _quality(
         batch_size=config.batch_size or SAMPLE_BATCH,
         resumable=Resumable(None),
     )
-    network = load_feature_network(config.features, model.pipeline.device)
-    return draws, network, real_images(draws, network, model.image_shape, config, images)
 
 
 def _likelihood_images(model: Model, config: EvaluationConfig, images: ImageChoice) -> EvaluationImages:
@@ -201,11 +231,12 @@ def split_options(family: Family, values: Mapping[str, Any], whose: str) -> tupl
     )
 
 
-def _check_without_samples(model: Model, config: EvaluationConfig) -> None:
-    """Raise `HfgenError` for options of samples without samples."""
+def _check_without_samples(model: Model, config: EvaluationConfig, drawn: bool) -> None:
+    """Raise `HfgenError` for options of samples where none are `drawn`, and for features where they are not looked at."""
     of_samples = {item.name for item in fields(model.family.sampling_options)}
-    given = [f"--{name}" for name in config.options if name in of_samples]
-    given += [f"--{name}" for name in ("features", "compile") if getattr(config, name)]
+    given = [] if drawn else [f"--{name}" for name in config.options if name in of_samples]
+    given += ["--compile"] if config.compile and not drawn else []
+    given += ["--features"] if config.features and config.samples is None else []
     if given:
         raise HfgenError(f"{', '.join(given)}: only with --samples, such as --samples 10000")
 
@@ -236,11 +267,25 @@ def write_results(result: EvaluationResult, family: Family, out: Path) -> list[P
 def sample_grids(pictures: SamplePictures) -> dict[str, Image.Image]:
     """The samples, of classes with their names; real images; and above each other samples and their nearest training images."""
     samples, labels, count = pictures.samples, pictures.labels, COLUMNS_OF_NEIGHBOURS
+    if samples.ndim == CLIPS:
+        return _clip_grids(pictures)
     pairs = torch.cat([samples[:count], pictures.nearest[:count]])
     return {
         SAMPLES: image_grid(samples) if labels is None else labelled_grid(samples, labels),
         REAL: image_grid(pictures.real),
         NEIGHBOURS: image_grid(pairs, columns=len(samples[:count])),
+    }
+
+
+def _clip_grids(pictures: SamplePictures) -> dict[str, Image.Image]:
+    """A clip a row, of some of them; each sample above its nearest training clip."""
+    count = COLUMNS_OF_NEIGHBOURS
+    samples, labels = pictures.samples[:count], pictures.labels
+    pairs = torch.stack([samples, pictures.nearest[:count]], dim=1).flatten(0, 1)
+    return {
+        SAMPLES: image_grid(samples) if labels is None else labelled_grid(pictures.samples, labels),
+        REAL: image_grid(pictures.real[:count]),
+        NEIGHBOURS: image_grid(pairs),
     }
 
 

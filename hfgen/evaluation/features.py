@@ -68,11 +68,11 @@ class Extractor(ABC):
 
     @torch.no_grad()
     def __call__(self, images, *, show_progress: bool = True) -> Features:
-        """Of all images of `ImagesInMemory` or `ImagesStreamed`; `HfgenError` for features that are not finite."""
+        """Of all images of `ImagesInMemory` or `ImagesStreamed`, of clips of each frame; `HfgenError` for features that are not finite."""
         rows, parts = torch.arange(len(images)).split(BATCH), []
         with tqdm(total=len(rows), desc="features", unit="batch", disable=not show_progress) as bar:
             for pixels in images.batches(rows):
-                parts.append(self.extract(self.coloured(pixels)))
+                parts.append(self.extract(self.coloured(pixels.flatten(0, -4))))
                 bar.update()
         features = torch.cat([part.float().cpu() for part, _ in parts])
         logits = [part.float().cpu() for _, part in parts if part is not None]

@@ -12,10 +12,10 @@ import torch
 from safetensors import SafetensorError
 
 from hfgen.core.errors import HfgenError, one_line
+from hfgen.core.shipped import DIGITS_CLASSIFIER
 from hfgen.evaluation.features import EmbeddingNetwork, Extractor, FeatureNetwork
 from hfgen.evaluation.inception import load_inception
 
-DIGITS_CLASSIFIER = Path(__file__).with_name("digit_classifier")
 DIGITS, INCEPTION = "digits", "inception"
 ON_THE_HUB = {"dinov2": "facebook/dinov2-small", "clip": "openai/clip-vit-large-patch14"}
 PREPROCESSOR_FILE = "preprocessor_config.json"

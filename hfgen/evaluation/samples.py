@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from tqdm.auto import tqdm
 
 from hfgen.configs.evaluation import EvaluationConfig
 from hfgen.core.errors import HfgenError
+from hfgen.core.media import CLIPS
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import Resumable
 from hfgen.data.choice import ImageChoice, choose_images
+from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.data.loading import ImagesInMemory, Rows
 from hfgen.drawing.draw import draw_samples
 from hfgen.drawing.sampler import Sampler
+from hfgen.evaluation.clips import measured_clips
 from hfgen.evaluation.features import Extractor, Features
 from hfgen.evaluation.neighbours import Nearest, distance_metrics, nearest_training_images
 from hfgen.evaluation.quality import NEIGHBOURS, class_frequencies, frechet_distance, kernel_distance, precision_recall
@@ -27,6 +31,7 @@ CHUNK = 512
 SHOWN = 64
 MOST_NEIGHBOURS = 100_000
 FLOOR_WORDS = ", floor: training images"
+More = Callable[[torch.Tensor, Callable[[Sampler], torch.Tensor]], dict[str, Metric]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,10 @@ class Draws:
             seconds += part["seconds"].item()
         return torch.cat(parts), seconds
 
+    def by(self, sampler: Sampler) -> torch.Tensor:
+        """As many from the same seeds, by another sampler."""
+        return replace(self, sampler=sampler, resumable=self.resumable.under("other")).images()[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RealImages:
@@ -69,6 +78,7 @@ class RealImages:
     Attributes:
         fingerprint: of the first ones' data.
         digests: of both.
+        data: the first ones.
         shown: 64 of the first ones at most, uint8.
         training: loads the training images, 100,000 at most, among which the nearest neighbours of samples are sought.
     """
@@ -77,6 +87,7 @@ class RealImages:
     floor: Features
     fingerprint: str
     digests: tuple[str, str]
+    data: EvaluationImages = field(repr=False)
     shown: torch.Tensor = field(repr=False)
     training: Callable[[], Rows] = field(repr=False)
 
@@ -84,7 +95,7 @@ class RealImages:
 def real_images(
     draws: Draws,
     network: Extractor,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     config: EvaluationConfig,
     images: ImageChoice | None = None,
 ) -> RealImages:
@@ -103,11 +114,15 @@ def real_images(
     if few <= network.num_features:
         tqdm.write(f"hfgen: {without_frechet(few, network.num_features)}", file=sys.stderr)
     reference, floor = chosen
+    show = getattr(draws.sampler, "show", None)
+    if show is not None:
+        show(reference.images)
     return RealImages(
         reference=network(reference.images),
         floor=network(floor.images),
         fingerprint=reference.fingerprint,
         digests=(reference.digest, floor.digest),
+        data=reference,
         shown=_shuffled(reference.images, draws.seed),
         training=lambda: parts[1].load(shape, network.device, choose=_most(draws.seed)).images,
     )
@@ -149,10 +164,13 @@ def _shuffled(images: Rows, seed: int) -> torch.Tensor:
     return next(iter(images.batches([order]))).cpu()
 
 
-def evaluate_samples(draws: Draws, network: Extractor, real: RealImages) -> tuple[SampleResult, SamplePictures]:
+def evaluate_samples(
+    draws: Draws, network: Extractor, real: RealImages, more: More | None = None
+) -> tuple[SampleResult, SamplePictures]:
     """Frechet and kernel distance, precision and recall, class balance and confidence of samples against real images.
 
     The same numbers for images of the training split in place of the samples are the floor: what a perfect model would reach.
+    `more` is `Family.sample_metrics` but for its first two arguments.
 
     Returns them and what there is to see: the first 64 images, real ones, and training images nearest to the first.
     """
@@ -161,6 +179,9 @@ def evaluate_samples(draws: Draws, network: Extractor, real: RealImages) -> tupl
     generated = network(ImagesInMemory(images))
     metrics = quality_metrics(generated, real.reference, real.floor, network.name, is_fid=network.is_fid)
     training = real.training()
+    own = {} if more is None else more(images, draws.by)
+    if images.ndim == CLIPS:
+        own |= measured_clips(images, training, draws.sampler, draws.by, network, real.reference)
     nearest, of_real = (nearest_training_images(x, training) for x in (images[:SHOWN], real.shown))
     result = SampleResult(
         count=draws.count,
@@ -170,7 +191,7 @@ def evaluate_samples(draws: Draws, network: Extractor, real: RealImages) -> tupl
         num_features=network.num_features,
         training_images=len(training),
         classes=_classes(generated, real.reference, network.class_names),
-        metrics=metrics | _accuracy(generated, draws, network) | distance_metrics(nearest, of_real),
+        metrics=metrics | _accuracy(generated, draws, network) | own | distance_metrics(nearest, of_real),
         seconds_sampling=seconds,
         seconds_measuring=time.perf_counter() - start,
     )
@@ -209,12 +230,15 @@ def _accuracy(generated: Features, draws: Draws, network: Extractor) -> dict[str
     probabilities = generated.probabilities
     if labels is None or names is None or probabilities is None or len(names) != len(network.class_names):
         return {}
+    if len(probabilities) != len(labels):  # of clips, whose frames have a measure of their own
+        return {}
     right = (probabilities.argmax(1) == labels).double()
     shares = {"": right, **{name: right[labels == i] for i, name in enumerate(names)}}
     return {
         f"class_accuracy{'_' * bool(name)}{name.replace(' ', '_')}": Metric(
             name=f"share that the classifier takes for the class asked for{f', class {name}' if name else ''}",
             mean=values.mean().item(),
+            standard_error=values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan,
         )
         for name, values in shares.items()
         if len(values)

@@ -1,7 +1,10 @@
-"""How long a sample takes."""
+"""How long a sample takes, and how often its network is asked."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -17,3 +20,30 @@ def seconds_per_sample(sampler: Sampler, device: torch.device, seed: int, batch:
         for _ in range(repeat + 1)
     ]
     return median(times[1:]) / batch
+
+
+@dataclass
+class Evaluations:
+    """Rows that have gone through a network."""
+
+    rows: int = 0
+
+    def per_sample(self, samples: int) -> float:
+        """Of each of so many samples; a network that is asked otherwise than as a whole, such as a decoder, is asked once."""
+        return self.rows / samples if self.rows else 1.0
+
+
+@contextmanager
+def evaluations_of(network: torch.nn.Module) -> Iterator[Evaluations]:
+    """Counts what goes through the network inside the block."""
+    counted = Evaluations()
+
+    def count(_: torch.nn.Module, places: tuple, words: dict) -> None:
+        given = (*places, *words.values())
+        counted.rows += next((len(value) for value in given if isinstance(value, torch.Tensor) and value.ndim), 1)
+
+    handle = network.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield counted
+    finally:
+        handle.remove()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,8 @@ from hfgen.configs.training import DataConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.files import make_folder, whole, write_json
 from hfgen.core.random import Stream, epoch_order, seeded
-from hfgen.data.training_set import TrainingSet, load_training_set
+from hfgen.data.loading import Rows
+from hfgen.data.training_set import load_training_set
 from hfgen.evaluation.features import FeatureNetwork
 from hfgen.evaluation.networks import PREPROCESSOR_FILE
 
@@ -69,10 +70,15 @@ def train_features(config: FeatureTrainingConfig, data: DataConfig) -> TrainedFe
             "train-features needs images of two classes or more: name their column with --label_column, or put them into a folder "
             "for each class; without classes dinov2 and clip can be named as --features"
         )
-    torch.manual_seed(config.seed)
-    preprocessor = _preprocessor(images)
-    network = FeatureNetwork(_classifier(images).to(accelerator.device), preprocessor, folder.name)
-    _train(network, images, config, flip=data.random_flip)
+    network = new_classifier(
+        (images.channels, images.resolution),
+        images.class_names,
+        seed=config.seed,
+        device=accelerator.device,
+        name=folder.name,
+    )
+    fit(network, images.train, images.train_labels, config, flip=data.random_flip)
+    preprocessor = preprocessing(images.channels, images.resolution)
     _save(network, preprocessor, folder)
     predicted = network(images.validation).probabilities.argmax(1)
     counts = torch.bincount(images.labels, minlength=len(images.class_names))
@@ -124,9 +130,9 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         raise HfgenError(f"--output_dir {folder} holds a classifier: name another, or pass --overwrite to replace it")
 
 
-def _preprocessor(images: TrainingSet) -> dict[str, Any]:
-    """As its networks' own ones; the whole image, in [-1, 1]."""
-    side = 2 * images.resolution if images.resolution <= SMALL else min(images.resolution, LARGEST)
+def preprocessing(channels: int, resolution: int) -> dict[str, Any]:
+    """As the networks of transformers have it; the whole image, in [-1, 1]."""
+    side = 2 * resolution if resolution <= SMALL else min(resolution, LARGEST)
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
@@ -135,36 +141,45 @@ def _preprocessor(images: TrainingSet) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [0.5] * images.channels,
-        "image_std": [0.5] * images.channels,
+        "image_mean": [0.5] * channels,
+        "image_std": [0.5] * channels,
     }
 
 
-def _classifier(images: TrainingSet) -> torch.nn.Module:
+def new_classifier(
+    shape: tuple[int, int], class_names: Sequence[str], *, seed: int, device: torch.device, name: str
+) -> FeatureNetwork:
+    """An untrained ResNet of 64 features for square images of `shape`, (C, side), on a device; the seed decides its weights."""
+    torch.manual_seed(seed)
+    return FeatureNetwork(_resnet(shape[0], class_names).to(device), preprocessing(*shape), name)
+
+
+def _resnet(channels: int, class_names: Sequence[str]) -> torch.nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     config = ResNetConfig(
-        num_channels=images.channels,
+        num_channels=channels,
         embedding_size=16,
         hidden_sizes=[16, 32, 64],
         depths=[2, 2, 1],
         layer_type="basic",
-        num_labels=len(images.class_names),
-        id2label=dict(enumerate(images.class_names)),
-        label2id={name: i for i, name in enumerate(images.class_names)},
+        num_labels=len(class_names),
+        id2label=dict(enumerate(class_names)),
+        label2id={name: i for i, name in enumerate(class_names)},
     )
     return ResNetForImageClassification(config)
 
 
-def _train(network: FeatureNetwork, images: TrainingSet, config: FeatureTrainingConfig, *, flip: bool) -> None:
-    """AdamW, with a learning rate that rises and falls once."""
-    assert images.train_labels is not None
-    model, labels = network.model.train(), images.train_labels.to(network.device)
+def fit(
+    network: FeatureNetwork, images: Rows, labels: torch.Tensor, config: FeatureTrainingConfig, *, flip: bool
+) -> None:
+    """Train on images, uint8, and their classes, int64 (N,): AdamW, with a learning rate that rises and falls once."""
+    model, labels = network.model.train(), labels.to(network.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, config.steps)
     generator = seeded("cpu", config.seed, Stream.TRAINING_NOISE)
-    rows = list(_rows(config, len(images.train)))
-    with tqdm(zip(rows, images.train.batches(rows), strict=True), total=len(rows), desc="classifier") as bar:
+    rows = list(_rows(config, len(images)))
+    with tqdm(zip(rows, images.batches(rows), strict=True), total=len(rows), desc="classifier") as bar:
         for batch, pixels in bar:
             logits = model(network.prepare(deformed(pixels, generator, flip=flip))).logits
             loss = F.cross_entropy(logits, labels[batch.to(labels.device)], label_smoothing=0.05)

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from hfgen.configs.training import TrainingConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.random import Stream, seeded
+from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.data.loading import ImagesInMemory
 from hfgen.data.training_set import TrainingSet
 from hfgen.drawing.draw import draw_samples
@@ -30,11 +31,13 @@ class SampleQuality:
     """Measures 500 samples against held-out images, the same noise each time, so that values of a training can be compared.
 
     Attributes:
-        reference: of 500 held-out images at most, drawn by seed.
+        data: 500 held-out images at most, drawn by seed.
+        reference: of these.
     """
 
     family: Family
     network: Extractor
+    data: EvaluationImages
     reference: Features
     seed: int
     batch_size: int
@@ -57,7 +60,7 @@ class SampleQuality:
 
     def _sampler(self, pipeline: Any) -> Sampler:
         """The default one, in 20 steps if it would take more."""
-        options = self.family.sampling_options()
+        options = self.family.sampling_on(self.family.sampling_options(), self.data)
         sampler = self.family.sampler(pipeline, options)
         if sampler.calls > STEPS and any(item.name == "steps" for item in fields(options)):
             return self.family.sampler(pipeline, replace(options, steps=STEPS))
@@ -85,10 +88,17 @@ def sample_quality(
     chosen = order[:COUNT].sort().values
     if len(chosen) <= network.num_features:
         tqdm.write(f"hfgen: {without_frechet(len(chosen), network.num_features)}", file=sys.stderr)
+    data = EvaluationImages(
+        images=ImagesInMemory(torch.cat(list(held_out.batches([chosen])))),
+        labels=None if images.labels is None else images.labels[chosen],
+        class_names=images.class_names,
+        companions=images.companions.some(chosen),
+    )
     return SampleQuality(
         family=family,
         network=network,
-        reference=network(ImagesInMemory(torch.cat(list(held_out.batches([chosen])))), show_progress=False),
+        data=data,
+        reference=network(data.images, show_progress=False),
         seed=optimization.seed,
         batch_size=optimization.eval_batch_size,
     )

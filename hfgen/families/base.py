@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from hfgen.configs.flags import check_ranges
+from hfgen.configs.training import DataConfig
 from hfgen.core.errors import HfgenError
 
 if TYPE_CHECKING:
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from hfgen.drawing.sampler import Sampler
     from hfgen.families.model import Model
     from hfgen.models.configs import MadeFor
-    from hfgen.results import EvaluationResult, LikelihoodResult, TrainingRecord
+    from hfgen.results import EvaluationResult, LikelihoodResult, Metric, TrainingRecord
 
 PREVIEWS = 64
+UNCONDITIONAL = "unconditional-image-generation"
 Terms = dict[str, "torch.Tensor"]
 
 
@@ -100,6 +102,8 @@ class Card:
         limits: sentences, beside those that are true of every model.
         tags: of the repository, beside "diffusers" and "hfgen".
         pictures: captions of its figures, by the file's name without .png, in the order of the card.
+        task: what the Hub calls what it does.
+        sample_flags: what `hfgen sample` needs to draw from it.
     """
 
     summary: str
@@ -109,6 +113,8 @@ class Card:
     limits: Sequence[str] = ()
     tags: Sequence[str] = ()
     pictures: Mapping[str, str] = field(default_factory=dict)
+    task: str = UNCONDITIONAL
+    sample_flags: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,20 +140,28 @@ class Family(ABC):
         title: in tables, such as "VAE".
         network: the component whose parameters are trained and counted.
         own_code: classes of hfgen that its repositories bring the code of, and the module (the file's name) of each.
+        data_flags: the dataclass of its trainer's flags of images, a `DataConfig`.
         model_flags, sampling_options, likelihood_options: dataclasses of its flags.
         no_likelihood: why there is no likelihood to measure; None where `likelihood` measures one.
+        likelihood_kind: whether that is "exact" or a "bound", in a few words, for tables.
         can_compile: whether torch.compile makes its sampling faster.
+        asks: what `hfgen sample` has to be told, such as "--prompt TEXT".
+        draws: whether `hfgen sample` draws from it at all; what does not is looked at by `hfgen figures`.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     network: ClassVar[str]
     own_code: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    data_flags: ClassVar[type] = DataConfig
     model_flags: ClassVar[type] = NoOptions
     sampling_options: ClassVar[type] = NoOptions
     likelihood_options: ClassVar[type] = NoOptions
     no_likelihood: ClassVar[str | None] = None
+    likelihood_kind: ClassVar[str] = "bound"
     can_compile: ClassVar[bool] = False
+    asks: ClassVar[str] = ""
+    draws: ClassVar[bool] = True
 
     # -- repositories
 
@@ -176,8 +190,8 @@ class Family(ABC):
         """The network."""
         return getattr(pipeline, self.network)
 
-    def image_shape(self, pipeline: DiffusionPipeline) -> tuple[int, int, int]:
-        """(C, H, W) of its images."""
+    def image_shape(self, pipeline: DiffusionPipeline) -> tuple[int, ...]:
+        """(C, H, W) of its images, (F, C, H, W) of its clips."""
         config = self.module(pipeline).config
         size = config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -232,6 +246,19 @@ class Family(ABC):
         Raises `HfgenError` for flags that do not go together and for a config that cannot be found.
         """
 
+    def image_config(self, config: TrainingConfig, model_config: Mapping[str, Any]) -> tuple[int | None, int | None]:
+        """Channels and pixels a side of the training images, where the configuration fixes them: by default the network's."""
+        return model_config.get("in_channels"), model_config.get("sample_size")
+
+    def represented(
+        self, config: TrainingConfig, images: TrainingSet, device: torch.device, show_progress: bool
+    ) -> TrainingSet:
+        """What the network is trained on, built for and measured by while it is trained: the images themselves, or their latents.
+
+        `device` is that of the training. Raises `HfgenError` for images that cannot become it.
+        """
+        return images
+
     @abstractmethod
     def build(
         self, config: TrainingConfig, model_config: dict[str, Any], images: TrainingSet, pretrained: Model | None
@@ -248,7 +275,24 @@ class Family(ABC):
     def sampler(self, pipeline: DiffusionPipeline, options: Any, compile: bool = False) -> Sampler:
         """Draws by `options`, an instance of `sampling_options`; `HfgenError` for what this pipeline cannot do."""
 
+    def sampling_on(self, options: Any, data: EvaluationImages) -> Any:
+        """The options of samples that are held against these images: such as of their captions, where no words are asked for."""
+        return options
+
     # -- measuring
+
+    def sample_metrics(
+        self,
+        pipeline: DiffusionPipeline,
+        sampler: Sampler,
+        images: torch.Tensor,
+        draw: Callable[[Sampler], torch.Tensor],
+    ) -> dict[str, Metric]:
+        """What there is to measure of samples beside their quality, by key: of the uint8 `images` that `sampler` has drawn.
+
+        `draw` draws as many from the same seeds by another sampler.
+        """
+        return {}
 
     def likelihood(
         self, pipeline: DiffusionPipeline, data: EvaluationImages, settings: LikelihoodSettings

@@ -42,8 +42,8 @@ class Model:
         return self.family.module(self.pipeline)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of its images."""
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of its images, (F, C, H, W) of its clips."""
         return self.family.image_shape(self.pipeline)
 
     @property

@@ -16,9 +16,16 @@ FAMILIES: dict[str, str] = {
     "mhvae": "hfgen.families.mhvae:MHVAE",
     "class_conditional_ddpm": "hfgen.families.class_conditional_ddpm:ClassConditionalDDPM",
     "vdm": "hfgen.families.vdm:VDM",
+    "autoencoder": "hfgen.families.autoencoder:Autoencoder",
+    "latent_ddpm": "hfgen.families.latent:LatentDDPM",
+    "dit": "hfgen.families.latent.dit:DiT",
+    "latent_vdm": "hfgen.families.latent.vdm:LatentVDM",
     "ddpm": "hfgen.families.ddpm:DDPM",
     "stock_vdm": "hfgen.families.vdm.stock:StockVDM",
     "labelled_ddpm": "hfgen.families.labelled_ddpm:LabelledDDPM",
+    "text_to_image": "hfgen.families.text_to_image:TextToImage",
+    "controlnet": "hfgen.families.controlnet:ControlNet",
+    "video": "hfgen.families.video:Video",
     "stock": "hfgen.families.stock:Stock",
 }
 

@@ -40,7 +40,11 @@ class StockSampling:
     steps: int | None = flag(None, "denoising steps; none: the pipeline's own choice", range=POSITIVE)
     class_labels: tuple[str, ...] | None = flag(None, "classes by number or name, in turn; none: all")
     guidance_scale: float | None = flag(None, "guidance; none: the pipeline's own", range=GUIDANCE)
-    prompt: str | None = flag(None, "of a pipeline of diffusers that draws from words: the words")
+    prompt: tuple[str, ...] | None = flag(None, "of a model that draws from words: the words, several in turn")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.prompt, str):
+            object.__setattr__(self, "prompt", (self.prompt,))
 
 
 class Stock(Family):
@@ -168,13 +172,13 @@ class StockSampler:
         if self.wanted is not None:
             asked = "in turn" if options.class_labels is None else ", ".join(options.class_labels)
             self.how += f", classes {asked}"
-        if self.prompt:
-            self.how += f", {self.prompt!r}"
+        if self.prompt and any(self.prompt):
+            self.how += f", {', '.join(map(repr, self.prompt))}"
 
     def _check_taken(self, options: StockSampling) -> None:
         names = {"steps": "num_inference_steps"}
         for option in ("steps", "class_labels", "guidance_scale", "prompt"):
-            if getattr(options, option) not in (None, "") and names.get(option, option) not in self.takes:
+            if getattr(options, option) not in (None, ("",)) and names.get(option, option) not in self.takes:
                 raise HfgenError(f"--{option}: {self.name} takes none: leave it out")
         if "prompt" in self.takes and options.prompt is None:
             raise HfgenError(f"{self.name} draws from words: pass --prompt TEXT")
@@ -281,7 +285,7 @@ class StockSampler:
         if self.wanted is not None:
             arguments["class_labels"] = [self.wanted[i % len(self.wanted)] for i in range(first, first + count)]
         if "prompt" in self.takes:
-            arguments["prompt"] = [self.prompt] * count
+            arguments["prompt"] = [self.prompt[i % len(self.prompt)] for i in range(first, first + count)]
         elif "batch_size" in self.takes:
             arguments["batch_size"] = count
         try:

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from hfgen.core.errors import HfgenError
 from hfgen.core.files import write_text
 from hfgen.core.markdown import code_block, escape_cell, escape_markdown, python_text
-from hfgen.families.base import Card
+from hfgen.families.base import UNCONDITIONAL, Card
 from hfgen.families.model import Model
 from hfgen.hub.describe import (
     error_words,
@@ -39,7 +39,6 @@ MARK = (
 )
 TEMPLATE = Path(__file__).with_name("card_template.md")
 LICENSE = "apache-2.0"
-TASK = "unconditional-image-generation"
 DATASET_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")  # the Hub refuses a card with another one, such as a folder's
 
 
@@ -68,7 +67,7 @@ def refresh_card(model: Model, *, after_training: bool = False) -> Path:
         return path
     else:
         card = present
-        card.data.model_name, card.data.eval_results = model.name, eval_results(results)
+        card.data.model_name, card.data.eval_results = model.name, eval_results(results, _task(present))
     write_text(path, f"{card}".rstrip() + "\n")
     return path
 
@@ -103,29 +102,33 @@ def render_card(
     data = ModelCardData(
         license=license,
         library_name="diffusers",
-        pipeline_tag=TASK,
+        pipeline_tag=told.task,
         tags=["diffusers", *told.tags, "hfgen"],
         datasets=[dataset] if _is_on_the_hub(dataset) else None,
         model_name=model.name if results else None,
-        eval_results=eval_results(results) if results else None,
+        eval_results=eval_results(results, told.task) if results else None,
     )
     return ModelCard.from_template(data, template_path=str(TEMPLATE), **_values(model, told, training, results))
 
 
-def eval_results(results: EvaluationResult) -> list[EvalResult]:
+def _task(card: ModelCard) -> str:
+    return card.data.pipeline_tag or UNCONDITIONAL
+
+
+def eval_results(results: EvaluationResult, task: str = UNCONDITIONAL) -> list[EvalResult]:
     """The metrics of an evaluation as the Hub's metadata, to four decimals; the floors, of real images, are left out."""
     return [
-        _eval_result(key, metric, results.measured_on(part))
-        for part in (results.likelihood, results.samples)
+        _eval_result(key, metric, results.measured_on(part), task)
+        for part in (results.likelihood, results.samples, results.synthetic)
         if part is not None
         for key, metric in part.metrics.items()
         if not key.endswith("_floor")
     ]
 
 
-def _eval_result(key: str, metric: Metric, on: MeasuredOn) -> EvalResult:
+def _eval_result(key: str, metric: Metric, on: MeasuredOn, task: str) -> EvalResult:
     return EvalResult(
-        task_type=TASK,
+        task_type=task,
         dataset_type=on.dataset if _is_on_the_hub(on.dataset) else "unknown",
         dataset_name=on.dataset,
         dataset_split=on.split,
@@ -181,9 +184,9 @@ def _values(
         "summary": told.summary,
         "samples_caption": told.samples,
         "usage": told.usage.rstrip(),
-        "sample_command": code_block(f"hfgen sample {shlex.quote(model.name)} --out samples.png", "sh"),
+        "sample_command": code_block(_command(model, told), "sh"),
         "pictures": _pictures(model.folder, told, results),
-        "limits": limits_text(told.limits, training),
+        "limits": limits_text(told.limits, training, draws=model.family.draws),
     }
     if training is not None:
         values |= {
@@ -200,6 +203,14 @@ def _values(
             "errors": error_words(results),
         }
     return values
+
+
+def _command(model: Model, told: Card) -> str:
+    """What is run first of a model that lies here."""
+    name = shlex.quote(model.name)
+    if not model.family.draws:
+        return f"hfgen figures {name}"
+    return f"hfgen sample {name} {told.sample_flags and f'{told.sample_flags} '}--out samples.png"
 
 
 def _pictures(folder: Path | None, told: Card, results: EvaluationResult | None) -> Pictures:
@@ -221,7 +232,7 @@ def _pictures(folder: Path | None, told: Card, results: EvaluationResult | None)
 
 
 def _same_results(card: ModelCard, results: EvaluationResult, name: str) -> bool:
-    wanted = ModelCardData(model_name=name, eval_results=eval_results(results)).to_dict()
+    wanted = ModelCardData(model_name=name, eval_results=eval_results(results, _task(card))).to_dict()
     return card.data.to_dict().get("model-index") == wanted["model-index"]
 
 

@@ -38,6 +38,17 @@ def hardware_text(training: TrainingRecord) -> str:
 
 def results_text(results: EvaluationResult) -> str:
     """Of which images the results are; of parts that were measured on different ones, or at another time, each its own."""
+    told, synthetic = _of_likelihood_and_samples(results), results.synthetic
+    if synthetic is None:
+        return told
+    on = _source(results.measured_on(synthetic))
+    return (
+        f"{told} A classifier was trained on {synthetic.count:,} samples ({synthetic.how}) alone and measured on "
+        f"{synthetic.reference:,} images of {on}."
+    ).strip()
+
+
+def _of_likelihood_and_samples(results: EvaluationResult) -> str:
     likelihood, samples = results.likelihood, results.samples
     if likelihood is None or samples is None:
         told = (
@@ -94,9 +105,9 @@ def error_words(results: EvaluationResult) -> str:
     return f"± is the standard error over images{of_subsets}."
 
 
-def limits_text(own: Sequence[str], training: TrainingRecord | None) -> str:
+def limits_text(own: Sequence[str], training: TrainingRecord | None, *, draws: bool = True) -> str:
     """What any model cannot do, around the sentences of its own kind."""
-    said = ["It draws images like those that it was trained on and nothing else.", *own]
+    said = [f"It {'draws' if draws else 'knows'} images like those that it was trained on and nothing else.", *own]
     if training is not None and training.images < FEW_IMAGES:
         said.append(f"{training.images:,} training images are few: samples may be near copies of them.")
     return " ".join(said)

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from tqdm.auto import tqdm
 
-from hfgen.core.media import to_model_range
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import SAVE_SECONDS, Resumable
-from hfgen.likelihood.images import Images
+from hfgen.likelihood.images import Images, as_model_sees
 from hfgen.likelihood.vlb import (
     DenoisingNetwork,
     Evaluator,
@@ -42,7 +41,7 @@ def exact_vlb(
     Args:
         model: a `UNet2DModel`, or anything with `device`, `dtype`, `eval()` and the call that `ReverseProcess.terms` makes.
         process: that of the scheduler it was trained with, by `hfgen.schedulers.reverse_process`.
-        images: 8-bit, such as `ImagesInMemory` or `ImagesStreamed`.
+        images: 8-bit, such as `ImagesInMemory` or `ImagesStreamed`; of a continuous process floats as the model sees them.
         labels: the class of each image, int64 (N,), which the network is then told: the bound is one on p(x | class).
         seed: of the noise.
         batch_size: network evaluations at once; by default by the device, halved while it has not enough memory.
@@ -63,7 +62,7 @@ def exact_vlb(
             rows = torch.arange(sums.done, len(images)).split(group)
         for batch, pixels in zip(rows, images.batches(rows), strict=True):
             of_batch = None if labels is None else labels[batch]
-            for timesteps, terms in _group_terms(evaluate, to_model_range(pixels), batch, seed, of_batch):
+            for timesteps, terms in _group_terms(evaluate, as_model_sees(pixels), batch, seed, of_batch):
                 sums.add(batch, timesteps, terms)
             sums.end(batch)
             bar.update(len(batch))

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from hfgen.core.errors import HfgenError
+from hfgen.core.media import to_model_range
 
 
 class Images(Protocol):
@@ -18,6 +19,11 @@ class Images(Protocol):
 
     def batches(self, rows: Iterable[torch.Tensor], /) -> Iterator[torch.Tensor]:
         """For each int64 tensor of row numbers, the uint8 images (len(rows), C, H, W) on the device."""
+
+
+def as_model_sees(rows: torch.Tensor) -> torch.Tensor:
+    """8-bit images on [-1, 1]; what is no 8-bit image, such as latents, as it is."""
+    return to_model_range(rows) if rows.dtype == torch.uint8 else rows
 
 
 def check_not_empty(images: Images) -> None:

@@ -6,10 +6,9 @@ import torch
 from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
-from hfgen.core.media import to_model_range
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import Resumable
-from hfgen.likelihood.images import Images
+from hfgen.likelihood.images import Images, as_model_sees
 from hfgen.likelihood.vlb import (
     DenoisingNetwork,
     Estimate,
@@ -105,7 +104,7 @@ def _terms(
     generator = seeded("cpu" if device.type == "mps" else device, seed, Stream.EVALUATION, number, 1)
     batches = torch.arange(len(rows)).split(evaluate.batch_size)
     for batch, pixels in zip(batches, images.batches([rows[b] for b in batches]), strict=True):
-        x_0 = to_model_range(pixels)
+        x_0 = as_model_sees(pixels)
         noise = torch.stack([torch.randn(x_0.shape[1:], generator=generator, device=generator.device) for _ in batch])
         told = None if labels is None else labels[batch].to(device)
         terms.append(evaluate(x_0, noise.to(device), timesteps[batch].to(device), told))

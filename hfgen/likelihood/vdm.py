@@ -20,6 +20,7 @@ from hfgen.process.variational import (
     bin_centres,
     bins_within,
     decoder_nats,
+    density_nats,
     diffuse,
     noise_error,
     prior_nats,
@@ -95,6 +96,7 @@ def vdm_bound(
     *,
     prediction_type: str = "epsilon",
     num_steps: int | None = None,
+    continuous: bool = False,
     evaluations: int = 100_000,
     labels: torch.Tensor | None = None,
     seed: int = 0,
@@ -114,6 +116,7 @@ def vdm_bound(
         images: 8-bit, such as `ImagesInMemory` or `ImagesStreamed`.
         prediction_type: of the network, "epsilon" or "v_prediction".
         num_steps: T; None: continuous time.
+        continuous: whether the rows are real numbers as the model sees them, such as latents: the decoder is then a density.
         evaluations: network evaluations of all images together.
         labels: the class of each image, int64 (N,), which the network is then told: the bound is one on p(x | class).
         seed: of times and noise.
@@ -129,16 +132,16 @@ def vdm_bound(
             raise HfgenError(f"{name}={value}: use 1 or more")
     check_not_empty(images)
     first = next(images.batches([torch.arange(1)]))
-    if first.dtype != torch.uint8:
+    if first.dtype != torch.uint8 and not continuous:
         raise HfgenError(f"images of {first.dtype}: the decoder is one over the 256 values of 8-bit images; pass uint8")
-    terms = _Terms(predict, schedule, prediction_type, num_steps)
+    terms = _Terms(predict, schedule, prediction_type, num_steps, continuous)
     times = max(1, evaluations // len(images))
     sums = _Sums(len(images), terms.parts, resumable or Resumable(None))
     at_once = batch_size or BATCH.get(first.device.type, BATCH_ELSEWHERE)
     rows = torch.arange(sums.done, len(images)).split(max(1, at_once // times)) if sums.done < len(images) else ()
     with tqdm(total=len(images), initial=sums.done, desc="bound", unit="image") as bar:
         for batch, pixels in zip(rows, images.batches(rows), strict=True):
-            f = bin_centres(to_float64(pixels))
+            f = to_float64(pixels) if continuous else bin_centres(to_float64(pixels))
             generators = [seeded(_cpu_for_mps(f.device), seed, Stream.EVALUATION, int(row)) for row in batch]
             told = None if labels is None else labels[batch].to(f.device)
             found = terms.of_images(f, generators, times, at_once, sums, told)
@@ -153,6 +156,7 @@ class _Terms:
     schedule: Schedule
     prediction_type: str
     num_steps: int | None
+    continuous: bool
 
     @property
     def parts(self) -> int:
@@ -171,7 +175,7 @@ class _Terms:
         """Prior, reconstruction and diffusion of each image, float64 (B, 3)."""
         gamma_0, gamma_1 = (end.to(f) for end in self.schedule.ends())
         t_0 = torch.stack([torch.rand((), generator=g, device=g.device) for g in generators]).to(f)
-        reconstruction = decoder_nats(f, _noise(generators, f, 1), gamma_0, reach=bins_within(ALL, gamma_0.item()))
+        reconstruction = self.decoder(f, _noise(generators, f, 1), gamma_0)
         total = torch.zeros_like(t_0)
         group = max(1, at_once // len(f))
         for first in range(0, times, group):
@@ -184,6 +188,12 @@ class _Terms:
             total += found.sum(1) / times
             sums.add(t.flatten(), found.flatten())
         return torch.stack([prior_nats(f, gamma_1), reconstruction, total], dim=1)
+
+    def decoder(self, f: torch.Tensor, noise: torch.Tensor, gamma_0: torch.Tensor) -> torch.Tensor:
+        """The term of z_0 of each row, float64 (B,)."""
+        if self.continuous:
+            return density_nats(noise, gamma_0)
+        return decoder_nats(f, noise, gamma_0, reach=bins_within(ALL, gamma_0.item()))
 
     def diffusion(self, f: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, **cond: torch.Tensor) -> torch.Tensor:
         """The term of each row, float64 (B,), whose mean over t is the diffusion loss."""

@@ -10,8 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from hfgen.core.errors import HfgenError
-from hfgen.core.media import to_model_range
-from hfgen.likelihood.images import Images, check_not_empty
+from hfgen.likelihood.images import Images, as_model_sees, check_not_empty
 from hfgen.process import GaussianProcess, NetworkOutput, OutputShapeError, ReverseProcess, to_float64
 
 BATCH = {"cpu": 64}
@@ -137,7 +136,7 @@ def prior_kl(process: GaussianProcess, images: Images) -> torch.Tensor:
     """L_T of all images, in nats, float64 (N,) on the CPU; `HfgenError` for no images."""
     check_not_empty(images)
     rows = torch.arange(len(images)).split(IMAGES_AT_ONCE)
-    return torch.cat([process.prior_kl(to_model_range(pixels)).cpu() for pixels in images.batches(rows)])
+    return torch.cat([process.prior_kl(as_model_sees(pixels)).cpu() for pixels in images.batches(rows)])
 
 
 def dimensions(images: Images) -> int:

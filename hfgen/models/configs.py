@@ -12,6 +12,7 @@ from typing import Any
 from hfgen.core.errors import HfgenError, one_line
 
 LARGEST_SIDE = 2**16
+OF_LATENTS = ("in_channels", "out_channels", "sample_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +53,23 @@ def better_preset(presets: Mapping[str, MadeFor], name: str, channels: int, side
     return None if suits or name == best else best
 
 
-def load_model_config(name_or_path: str, presets: dict[str, dict], model_class: type, subfolder: str) -> dict:
+def load_model_config(
+    name_or_path: str, presets: Mapping[str, dict], model_class: type, subfolder: str, *, latents: bool = False
+) -> dict:
     """The config of a preset, of a JSON file, of a folder with a config.json, or of a repository on the Hub.
 
     `model_class` is a diffusers `ConfigMixin`; a folder or repository may be a pipeline's, with the
-    model in `subfolder`.
+    model in `subfolder`. Of one of `latents` the config keeps neither channels nor size, which are the autoencoder's.
 
     Raises `HfgenError` for an unknown name, for a file that is no JSON object, and for a config of other images than
     `square_size` and `image_channels` take.
     """
     if name_or_path in presets:
         return dict(presets[name_or_path])
-    return _of_images(_found(name_or_path, presets, model_class, subfolder), name_or_path)
+    found = _found(name_or_path, presets, model_class, subfolder)
+    if latents:
+        return {key: value for key, value in found.items() if key not in OF_LATENTS}
+    return _of_images(found, name_or_path)
 
 
 def square_size(value: Any, place: str) -> int | None:
@@ -99,7 +105,7 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _found(name_or_path: str, presets: dict[str, dict], model_class: type, subfolder: str) -> dict:
+def _found(name_or_path: str, presets: Mapping[str, dict], model_class: type, subfolder: str) -> dict:
     path = Path(name_or_path)
     if path.suffix == ".json":
         return _read_json(path)

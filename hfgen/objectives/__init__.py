@@ -1,6 +1,7 @@
 """Training losses, one short unit per paper equation."""
 
 from hfgen.objectives.diffusion import DiffusionLoss
+from hfgen.objectives.shared_noise import shared_noise
 from hfgen.objectives.times import TIMES, ImportanceTimes, StratifiedTimes, UniformTimes
 from hfgen.objectives.variational import (
     SGVBA,
@@ -35,4 +36,5 @@ __all__ = [
     "log_ratio",
     "min_snr",
     "on_prediction",
+    "shared_noise",
 ]

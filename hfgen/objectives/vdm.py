@@ -17,6 +17,7 @@ from hfgen.process.variational import (
     bin_centres,
     bins_within,
     decoder_nats,
+    density_nats,
     diffuse,
     noise_error,
     prior_nats,
@@ -55,6 +56,7 @@ class VDMLoss:
         prediction_type: of the network, "epsilon" or "v_prediction".
         num_steps: T; None: continuous time.
         reach: bins to either side of the true one that the decoder's softmax sums over.
+        continuous: whether rows are real numbers, such as latents, and no 8-bit images: the decoder is then a density.
 
     Raises `HfgenError` for T below 1.
 
@@ -65,6 +67,7 @@ class VDMLoss:
     prediction_type: str
     num_steps: int | None = None
     reach: int = LEVELS
+    continuous: bool = False
 
     def __post_init__(self) -> None:
         if self.num_steps is not None and self.num_steps < 1:
@@ -84,18 +87,23 @@ class VDMLoss:
 
         Args:
             model: called as `model(z, gamma, **cond, return_dict=False)`, returns (prediction,).
-            x: 8-bit pixels as value / 127.5 - 1, (B, C, H, W).
+            x: 8-bit pixels as value / 127.5 - 1, or real numbers, (B, C, H, W).
             times: in [0, 1), (B,).
             noise, decoder_noise: standard normal, of z_t and of z_0, as x.
         """
-        f, times = bin_centres(to_uint8(x)), to_float64(times)
+        f, times = x if self.continuous else bin_centres(to_uint8(x)), to_float64(times)
         gamma_0, gamma_1 = (end.to(f.device) for end in self.schedule.ends(times.dtype))
         terms = {
             "prior": prior_nats(f, gamma_1).float(),
-            "reconstruction": decoder_nats(f, decoder_noise, gamma_0, reach=self.reach).float(),
+            "reconstruction": self._decoder(f, decoder_noise, gamma_0).float(),
             "diffusion": self._diffusion(model, f, noise, times, gamma_0, gamma_1, cond).float(),
         }
         return {"loss": terms["prior"] + terms["reconstruction"] + terms["diffusion"], **terms}
+
+    def _decoder(self, f: torch.Tensor, noise: torch.Tensor, gamma_0: torch.Tensor) -> torch.Tensor:
+        if self.continuous:
+            return density_nats(noise, gamma_0)
+        return decoder_nats(f, noise, gamma_0, reach=self.reach)
 
     def _diffusion(
         self,

@@ -1,6 +1,8 @@
-"""Gaussians over 8-bit pixels."""
+"""Gaussians over 8-bit pixels and over real numbers."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
@@ -23,3 +25,8 @@ def discretized_gaussian_nll(x: torch.Tensor, mean: torch.Tensor, log_variance: 
     lower, upper = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
     log_upper = torch.special.log_ndtr(upper)
     return -(log_upper + torch.log(-torch.expm1(torch.special.log_ndtr(lower) - log_upper)))
+
+
+def gaussian_nll(error: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+    """-log N(x; x - error, exp(log_variance)) of each number, in nats: of a density, below 0 where it is above 1."""
+    return 0.5 * (error.square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi))

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from hfgen.process.discretized import discretized_gaussian_nll
+from hfgen.process.discretized import discretized_gaussian_nll, gaussian_nll
 from hfgen.process.gaussian import GaussianProcess, append_dims, to_float64, values_at
 from hfgen.process.parameterization import Parameterization
 
@@ -43,6 +43,8 @@ class ReverseProcess:
         variance_type: fixed_small (beta_tilde), fixed_large (beta), learned_range or learned, a second half of the network's
             channels. beta_tilde is 0 at t = 1: there the fixed variances are that of t = 2, and learned_range starts from it
             (as Ho et al.'s code and Nichol & Dhariwal's do).
+        continuous: whether x_0 is no 8-bit image but real numbers, such as latents: L_0 is then -log of a density, of variance
+            (1 - abar_1) / abar_1, that of x_0 given x_1 where all else is flat.
 
     Raises `ValueError` for another variance_type.
 
@@ -52,6 +54,7 @@ class ReverseProcess:
     forward: GaussianProcess
     parameterization: Parameterization
     variance_type: str = "fixed_small"
+    continuous: bool = False
 
     def __post_init__(self) -> None:
         if self.variance_type not in FIXED and self.variance_type not in LEARNED:
@@ -77,7 +80,7 @@ class ReverseProcess:
         Args:
             model: called as `model(x_t, timesteps)` with x_t in the dtype of x_0, returns an object with `sample`, (B, C, ...) or,
                 with a learned variance, (B, 2C, ...).
-            x_0: 8-bit images on [-1, 1], (B, C, ...).
+            x_0: 8-bit images on [-1, 1], (B, C, ...), or of a continuous process real numbers.
             noise: standard normal, of the same shape.
             timesteps: int64 (B,), counted from 0: t - 1.
 
@@ -104,8 +107,14 @@ class ReverseProcess:
         kl = self._kl(error, log_variance, timesteps)
         first = append_dims(timesteps == 0, error)
         # elsewhere x_0_hat may lie far out: a gradient that is not finite stays so when multiplied by 0
-        decoder = discretized_gaussian_nll(x_0, x_0 - torch.where(first, error, 0), log_variance)
+        decoder = self._decoder(x_0, torch.where(first, error, 0), log_variance)
         return torch.where(first, decoder, kl).flatten(1).sum(1)
+
+    def _decoder(self, x_0: torch.Tensor, error: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+        """L_0 of each pixel."""
+        if self.continuous:
+            return gaussian_nll(error, self.forward.gamma[0].to(error.dtype))
+        return discretized_gaussian_nll(x_0, x_0 - error, log_variance)
 
     def x_0_error(
         self, x_0: torch.Tensor, noise: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor

@@ -82,6 +82,12 @@ def decoder_nats(f: torch.Tensor, noise: torch.Tensor, gamma_0: torch.Tensor, *,
     return nats.flatten(1).sum(1) + slope.flatten(1).sum(1) * (spacing - spacing.detach())
 
 
+def density_nats(noise: torch.Tensor, gamma_0: torch.Tensor) -> torch.Tensor:
+    """-log N(f; z_0 / alpha_0, e^gamma_0) of real numbers f in the place of bins, (B,), by the noise of z_0."""
+    square = noise.to(gamma_0.dtype).square().flatten(1)
+    return 0.5 * (square.sum(1) + square.shape[1] * (gamma_0 + math.log(2 * math.pi)))
+
+
 @torch.no_grad()
 def _softmax_nats(
     f: torch.Tensor, noise: torch.Tensor, spacing: torch.Tensor, reach: int

@@ -148,7 +148,8 @@ def _settings(model: Model, config: SamplingConfig, sampler: Sampler) -> dict[st
     """What the images depend on, as JSON values."""
     asked = {item.name: getattr(config, item.name) for item in fields(config) if item.name not in NOT_IDENTITY}
     chosen = asdict(sampling_options(model, config))
-    return json.loads(json.dumps(asked | {"options": chosen, "how": sampler.how} | model.identity()))
+    of_files = getattr(sampler, "identity", {})
+    return json.loads(json.dumps(asked | {"options": chosen, "how": sampler.how} | of_files | model.identity()))
 
 
 def _taken_over(folder: Path, settings: dict[str, Any], overwrite: bool) -> Record:

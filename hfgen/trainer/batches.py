@@ -88,9 +88,10 @@ class Batches:
                 seed=plan.seed, stream=stream, normal=spec.normal, uniform=spec.uniform, rows=rows, device=device
             )
 
-        training = random | images.representation.random
+        every = random | images.representation.drawn
+        training = random | images.representation.random | images.representation.drawn
         self.random = numbers(Stream.TRAINING_NOISE, training, plan.micro_batch_size)
-        self.held_out_random = numbers(Stream.VALIDATION_NOISE, random, eval_batch_size)
+        self.held_out_random = numbers(Stream.VALIDATION_NOISE, every, eval_batch_size)
         self.places = torch.arange(plan.batch_size, device=device)
         self.labels, self.held_out_labels = (
             labels if labels is None else labels.to(device) for labels in (images.train_labels, images.labels)
@@ -102,7 +103,7 @@ class Batches:
         if self.random.uniform:
             first = random[next(iter(self.random.uniform))].view(len(raw), -1)[:, 0]
             random["stratified"] = (self.places[offset : offset + len(raw)] + first) / self.batch_size
-        data = self.representation.augment(self.representation.prepare(raw), random)
+        data = self.representation.augment(self.representation.prepare(raw, random), random)
         return Batch(data=data, cond=_cond(self.labels, rows), random=random, rows=rows, step=step)
 
     def held_out(self, rows: torch.Tensor, raw: torch.Tensor, *, step: int) -> Batch:
@@ -110,7 +111,8 @@ class Batches:
         random = self.held_out_random.draw(0, int(rows[0]), len(rows))
         random["stratified"] = (rows.to(self.places.device, torch.float32) + 0.5) / self.held_out_rows
         cond = _cond(self.held_out_labels, rows)
-        return Batch(data=self.representation.prepare(raw), cond=cond, random=random, rows=rows, step=step)
+        data = self.representation.prepare(raw, random)
+        return Batch(data=data, cond=cond, random=random, rows=rows, step=step)
 
 
 def _cond(labels: torch.Tensor | None, rows: torch.Tensor) -> Mapping[str, torch.Tensor]:

@@ -70,6 +70,7 @@ class Trainer:
     quality: Callable[[Any], Mapping[str, float]] | None = None
     step: int = field(default=0, init=False)
     seconds_before: float = field(default=0.0, init=False)
+    cpu_seconds_before: float = field(default=0.0, init=False)
     ended_at: list[int] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -141,7 +142,7 @@ class Trainer:
         """
         self._resume()
         on_main_process(self.accelerator, self._cut)
-        self.started = time.perf_counter()
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
         self.progress = Progress(self.accelerator, self.output_dir, self.step, self.max_steps, self.batch_size)
         with self.progress, self.signals.deferred(self.accelerator):
             if not self.epoch_ended:
@@ -160,6 +161,11 @@ class Trainer:
     def seconds(self) -> float:
         """Time spent in `fit`, with that of the runs that led to the checkpoint it went on from."""
         return self.seconds_before + time.perf_counter() - self.started
+
+    @property
+    def cpu_seconds(self) -> float:
+        """What the processors spent in that time on all threads of this process."""
+        return self.cpu_seconds_before + time.process_time() - self.cpu_started
 
     def _run_epoch(self, epoch: int, first_step: int) -> None:
         last_step = min(self.steps_per_epoch, first_step + self.max_steps - self.step)
@@ -317,6 +323,7 @@ class Trainer:
         state = {
             "step": self.step,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "last_reading": self.last_reading,
             "epoch_ended": self.epoch_ended,
             "ended_at": self.ended_at,
@@ -337,6 +344,7 @@ class Trainer:
             sums = self.state.restore(state, partial(read_tensors, self.checkpoint))
             self.window = {name: sums[name] for name in self.task.terms}  # a file keeps no order
             self.step, self.seconds_before = state["step"], state["seconds"]
+            self.cpu_seconds_before = state.get("cpu_seconds", 0.0)
             self.last_reading, self.epoch_ended = state["last_reading"], state["epoch_ended"]
             self.ended_at = state.get("ended_at", []) + ([self.step] if is_longer(state, self.identity) else [])
         except Exception as error:  # torch and safetensors each have their own for what is not theirs

@@ -11,6 +11,7 @@ from typing import Any
 from hfgen.configs.training import TrainingConfig
 from hfgen.core.history import HISTORY_FILE, read_history
 from hfgen.core.metadata import run_metadata
+from hfgen.data.clip_sources import split_name
 from hfgen.data.digits import DIGITS
 from hfgen.data.origin import HUB, source_of
 from hfgen.data.training_set import TrainingSet
@@ -22,12 +23,14 @@ PLACES = {
     "dataset_name": "FOLDER_OF_A_DATASET",
     "pretrained_model_name_or_path": "FOLDER_OF_A_MODEL",
     "model_config_name_or_path": "CONFIG.json",
+    "pretrained_autoencoder": "FOLDER_OF_AN_AUTOENCODER",
+    "autoencoder": "FOLDER_OF_AN_AUTOENCODER",
 }
 
 
-def training_record(trainer: Trainer, family: str) -> TrainingRecord:
-    """Command, data, length, duration, device, versions, held-out loss of a training that is done."""
-    config, images = trainer.config, trainer.images
+def training_record(trainer: Trainer, family: str, images: TrainingSet) -> TrainingRecord:
+    """Command, data, length, duration, device, versions, held-out loss of a training on `images` that is done."""
+    config = trainer.config
     data, optimization = config.data, config.optimization
     validations = [row for row in read_history(trainer.output_dir / HISTORY_FILE) if "validation_loss" in row]
     return TrainingRecord(
@@ -46,11 +49,20 @@ def training_record(trainer: Trainer, family: str) -> TrainingRecord:
         loss=trainer.task.ylabel,
         held_out_loss=validations[-1]["validation_loss"] if validations else None,
         seconds=round(trainer.seconds, 1),
+        cpu_seconds=_cpu_seconds(trainer),
         processes=trainer.accelerator.num_processes,
         mixed_precision=trainer.accelerator.mixed_precision,
         run_metadata=run_metadata(trainer.accelerator.device),
         data=None if images.origin is None else images.origin.to_json(),
     )
+
+
+def _cpu_seconds(trainer: Trainer) -> float | None:
+    """Of all processes, which share the work evenly; None on a GPU, whose work they do not tell."""
+    accelerator = trainer.accelerator
+    if accelerator.device.type != "cpu":
+        return None
+    return round(trainer.cpu_seconds * accelerator.num_processes, 1)
 
 
 def command_line(config: TrainingConfig) -> str:
@@ -81,9 +93,10 @@ def _flags(config: TrainingConfig) -> Iterator[tuple[Field, Any]]:
 
 def _shown(value: object, place: str | None = None) -> str:
     """A value as a word; of a local one `place`, or the last part of its name."""
-    if not (isinstance(value, str) and _is_local(value)):
+    prefix, name = split_name(value) if isinstance(value, str) else ("", "")
+    if not (isinstance(value, str) and _is_local(name)):
         return shlex.quote(f"{value}")
-    return place or shlex.quote(Path(value).expanduser().resolve().name)
+    return f"{prefix}{place or shlex.quote(Path(name).expanduser().resolve().name)}"
 
 
 def _is_local(name: str) -> bool:

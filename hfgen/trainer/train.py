@@ -36,6 +36,8 @@ from hfgen.trainer.setup import LOGS, end_training, make_accelerator, on_main_pr
 from hfgen.trainer.signals import Signals
 from hfgen.trainer.training_images import TRAINING_IMAGES, training_images
 
+SAMPLES_ANIMATION = "samples.gif"  # of a model of clips
+
 
 def train(config: TrainingConfig) -> Path:
     """Train from a configuration; returns the output folder, which holds a pipeline, pictures and a card.
@@ -64,46 +66,47 @@ def _train_in(config: TrainingConfig, family: Family, accelerator: Accelerator, 
     model_config = family.model_config(config, pretrained)
     set_up_processor(accelerator.device)
     repo = on_main_process(accelerator, partial(hub_repository, config))
+    channels, resolution = family.image_config(config, model_config)
     images = load_training_set(
         config.data,
-        channels=model_config.get("in_channels"),
-        resolution=model_config.get("sample_size"),
+        channels=channels,
+        resolution=resolution,
         seed=config.optimization.seed,
         accelerator=accelerator,
         batch_size=config.optimization.train_batch_size,
     )
-    asked, config = config, _with_preset(config, family, images)
+    data = family.represented(config, images, accelerator.device, accelerator.is_local_main_process)
+    asked, config = config, _with_preset(config, family, data)
     if config is not asked:
         model_config = family.model_config(config, pretrained)
     set_seed(config.optimization.seed)
-    module = family.build(config, model_config, images, pretrained)
+    module = family.build(config, model_config, data, pretrained)
     trainer = Trainer(
         accelerator=accelerator,
-        task=family.task(config, module, images),
+        task=family.task(config, module, data),
         module=module,
-        images=images,
+        images=data,
         config=config,
-        identity=run_identity(config, images, dict(module.config)),
+        identity=run_identity(config, images, dict(module.config)) | data.representation.identity,
         signals=signals,
         quality=sample_quality(config, family, images, accelerator.device),
     )
-    accelerator.print(_told(trainer, chosen=config is not asked), *images.told, sep="\n")
+    accelerator.print(_told(trainer, images, chosen=config is not asked), *images.told, sep="\n")
     hint = _hint(trainer, family)
     if hint is not None:
         accelerator.print(hint)
-    on_main_process(accelerator, partial(_prepare, trainer, family))
+    on_main_process(accelerator, partial(_prepare, trainer, family, images))
     _start_trackers(trainer)
     try:
         trainer.fit()
     except Interrupted:
         end_training(accelerator)
         raise
-    on_main_process(accelerator, partial(_describe, trainer, family))
+    on_main_process(accelerator, partial(_describe, trainer, family, images))
     end_training(accelerator)  # after it the processes cannot speak to each other any more
-    accelerator.print(
-        f"pipeline, pictures and card: {config.output_dir}\n"
-        f"next: hfgen sample {config.output_dir} --out grid.png, hfgen publish {config.output_dir} REPO"
-    )
+    out = config.output_dir
+    look = f"sample {out} {family.asks and f'{family.asks} '}--out grid.png" if family.draws else f"evaluate {out}"
+    accelerator.print(f"pipeline, pictures and card: {out}\nnext: hfgen {look}, hfgen publish {out} REPO")
     if repo is not None and accelerator.is_main_process:
         push(config, repo)
     return config.output_dir
@@ -121,20 +124,23 @@ def load_pretrained(config: TrainingConfig, family: Family) -> Model | None:
 
 def _with_preset(config: TrainingConfig, family: Family, images: TrainingSet) -> TrainingConfig:
     """The configuration with the name of the preset for these images, where it names no model."""
-    named = {"model_config_name_or_path", "pretrained_model_name_or_path"} & {f.name for f in fields(config.model)}
+    named = {"model_config_name_or_path", "pretrained_model_name_or_path", "pretrained_autoencoder"} & {
+        f.name for f in fields(config.model)
+    }
     name = family.preset(images.shape)
     if name is None or any(getattr(config.model, flag) is not None for flag in named):
         return config
     return replace(config, model=replace(config.model, model_config_name_or_path=name))
 
 
-def _told(trainer: Trainer, chosen: bool) -> str:
+def _told(trainer: Trainer, images: TrainingSet, chosen: bool) -> str:
     """What is trained on what; `chosen`: the preset follows from the images."""
-    images, model = trainer.images, trainer.config.model
+    model, seen = trainer.config.model, trainer.images.shape
     preset = f"preset {model.model_config_name_or_path}, chosen by the images' shape, " if chosen else ""
+    latents = "" if seen == images.shape else f" as latents of {'x'.join(map(str, seen))}"
     return (
         f"{preset}{sum(p.numel() for p in trainer.module.parameters()):,} parameters, {len(images.train)} training images of "
-        f"{'x'.join(map(str, images.shape))}, held out: {images.held_out}, "
+        f"{'x'.join(map(str, images.shape))}{latents}, held out: {images.held_out}, "
         f"{trainer.max_steps} steps of {trainer.batch_size} images"
     )
 
@@ -155,13 +161,13 @@ def _hint(trainer: Trainer, family: Family) -> str | None:
     )
 
 
-def _prepare(trainer: Trainer, family: Family) -> None:
+def _prepare(trainer: Trainer, family: Family, images: TrainingSet) -> None:
     """The output folder; what is in it is only replaced once the new training is known to come to an end."""
     run, output = trainer.run, trainer.output
     with output.beside() as beside:
         rehearse(family, trainer.task, trainer.module, beside)
     output.begin(HISTORY_FILE, overwrite=run.overwrite_output_dir and run.resume_from_checkpoint is None)
-    save_png(training_images(trainer.images, trainer.optimization.seed), output.own(TRAINING_IMAGES))
+    save_png(training_images(images, trainer.optimization.seed), output.own(TRAINING_IMAGES))
 
 
 def _start_trackers(trainer: Trainer) -> None:
@@ -174,16 +180,21 @@ def _start_trackers(trainer: Trainer) -> None:
         output.manifest.add(*(output.files_below(LOGS) - before))
 
 
-def _describe(trainer: Trainer, family: Family) -> None:
+def _describe(trainer: Trainer, family: Family, images: TrainingSet) -> None:
     """Pictures, training.json and the card."""
-    output, images = trainer.output, trainer.images
+    output = trainer.output
     out = output.path
     with without_progress_bars():
         model = load(out, device=trainer.accelerator.device)
-    held_out = EvaluationImages(images=images.validation, labels=images.labels, class_names=images.class_names)
+    held_out = EvaluationImages(
+        images=images.validation,
+        labels=images.labels,
+        class_names=images.class_names,
+        companions=images.companions,
+    )
     output.manifest.add(TRAINING_FILE, CURVES_FILE, *_pictures(model, out), *_own_card(out))
     keep_place(out, trainer.config.data)
-    training_record(trainer, family.name).save(out / TRAINING_FILE)
+    training_record(trainer, family.name, images).save(out / TRAINING_FILE)
     save_curves(out, out)
     family.figures(model.pipeline, held_out, out=out, seed=trainer.optimization.seed, training=out)
     refresh_card(model, after_training=True)
@@ -193,7 +204,7 @@ def _describe(trainer: Trainer, family: Family) -> None:
 def _pictures(model: Model, out: Path) -> list[str]:
     """The names of the figures that may be drawn; one that is there already, and not listed, is not a training's."""
     told = model.family.card(model.pipeline, model.name, None, None).pictures
-    names = [SAMPLES_PICTURE, *(f"{name}.png" for name in told)]
+    names = [SAMPLES_PICTURE, SAMPLES_ANIMATION, *(f"{name}.png" for name in told)]
     return [name for name in names if not (out / name).exists()]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import PIL.Image
 import torch
 from diffusers import (
+    ConsistencyModelPipeline,
     DDIMScheduler,
     DDPMScheduler,
     DiffusionPipeline,
@@ -298,6 +299,19 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             return torch.cat([base + scale * (output - base), with_class[:, channels:]], dim=1)
 
         return alone if scale in (0, 1) else guided
+
+    def to_stock(self) -> ConsistencyModelPipeline:
+        """A pipeline of diffusers' own with the same network, whose repository needs no code of this project.
+
+        It draws from the model of p(x|class) as this one does with guidance_scale 1, and knows no other; its labels are numbers,
+        without them it draws classes at random, "no class" among them, and it takes a single step unless it is told how many.
+
+        Raises `ValueError` for a network that predicts mu, which diffusers has no scheduler for.
+        """
+        scheduler = scheduler_to_save(self.scheduler)
+        if not is_stock(type(scheduler)):
+            raise ValueError("prediction_type='mu': diffusers has no scheduler for it")
+        return ConsistencyModelPipeline(without_origin(self.unet), scheduler)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save weights, configs and this file; arguments as in `DiffusionPipeline.save_pretrained`.

@@ -7,7 +7,7 @@ from hfgen.data.representation import Pixels
 
 def test_pixels_are_scaled_and_channels_last():
     raw = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
-    data = Pixels().prepare(raw)
+    data = Pixels().prepare(raw, {})
     assert data.dtype == torch.float32
     torch.testing.assert_close(data, raw / 127.5 - 1)
     assert data.is_contiguous(memory_format=torch.channels_last)

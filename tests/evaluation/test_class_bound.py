@@ -103,7 +103,7 @@ def test_classes_are_matched_by_name():
 def test_the_card_of_earlier_results_says_it_too(tmp_path, repository):
     """Results of before did not name what was withheld; the model tells it."""
     folder = ddpm(tmp_path / "model")
-    old = (repository / "model_cards/ddpm-mnist-classes/results.json").read_text()
+    old = (repository / "model_cards/ddpm-mnist/results.json").read_text()
     assert "withheld" not in json.dumps(json.loads(old)["metrics"])
     (folder / "results.json").write_text(old)
     assert "The bound is that of the network that is not told the class" in refresh_card(load(folder)).read_text()

@@ -65,16 +65,14 @@ def test_a_classifier_of_ones_own_classes(shapes, tmp_path, capsys):
 
 def test_the_shipped_classifier_is_of_its_format(shapes, tmp_path):
     """What the command writes for grey images of 28 pixels is what lies beside the code."""
-    from types import SimpleNamespace
-
     from hfgen.evaluation.networks import DIGITS_CLASSIFIER
-    from hfgen.evaluation.train_features import _classifier, _preprocessor
+    from hfgen.evaluation.train_features import new_classifier, preprocessing
 
-    images = SimpleNamespace(channels=1, resolution=28, class_names=[str(i) for i in range(10)])
     shipped = json.loads((DIGITS_CLASSIFIER / "preprocessor_config.json").read_text())
-    assert _preprocessor(images) == shipped
+    assert preprocessing(1, 28) == shipped
     weights = load_feature_network().model.state_dict()
-    assert {k: v.shape for k, v in _classifier(images).state_dict().items()} == {k: v.shape for k, v in weights.items()}
+    made = new_classifier((1, 28), [str(i) for i in range(10)], seed=0, device=torch.device("cpu"), name="").model
+    assert {k: v.shape for k, v in made.state_dict().items()} == {k: v.shape for k, v in weights.items()}
 
 
 def test_images_without_classes_cannot_be_learned_from(tmp_path, capsys):

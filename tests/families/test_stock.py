@@ -18,7 +18,7 @@ from diffusers import (
 )
 from safetensors.torch import load_file, save_file
 from stock_repositories import change, unet
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import hfgen
 from hfgen.cli.main import main
@@ -75,7 +75,7 @@ def dit(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    """Stable Diffusion of 8x8 images, told letters."""
+    """Stable Diffusion of 8x8 images, told letters, with a part more than a text-to-image model of hfgen has."""
     folder = tmp_path_factory.mktemp("words")
     letters = [chr(code) for code in range(97, 123)]
     vocabulary = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
@@ -112,7 +112,7 @@ def words(tmp_path_factory):
         unet=network,
         scheduler=DDIMScheduler(50),
         safety_checker=None,
-        feature_extractor=None,
+        feature_extractor=CLIPImageProcessor(),
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder / "letters")

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DModel
 
 from hfgen.core.errors import HfgenError
 from hfgen.drawing.draw import draw_samples
@@ -310,3 +310,20 @@ def test_saved_repository_of_posterior_means_without_classes(tmp_path, stranger)
     assert type(loaded.scheduler) is PosteriorMeanDDPMScheduler
     loaded.set_progress_bar_config(disable=True)
     assert torch.allclose(loaded(2, seeded(), 25, output_type="pt").images, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_the_stock_form_draws_the_same_images_without_guidance(tmp_path, outputs):
+    variance = "learned_range" if outputs == 2 else "fixed_small"
+    ours = pipeline_of(LinearDDPMScheduler(STEPS, variance_type=variance), outputs=outputs)
+    ours.to_stock().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["_class_name"] == "ConsistencyModelPipeline"
+    stock = DiffusionPipeline.from_pretrained(tmp_path)
+    stock.set_progress_bar_config(disable=True)
+    drawn = stock(2, class_labels=[2, 0], generator=seeded(), num_inference_steps=STEPS, output_type="pt").images
+    torch.testing.assert_close(drawn, images(ours, [2, 0], num_inference_steps=STEPS), rtol=0, atol=1e-5)
+
+
+def test_a_prediction_of_mu_has_no_stock_form():
+    with pytest.raises(ValueError, match="diffusers has no scheduler for it"):
+        pipeline_of(PosteriorMeanDDPMScheduler(STEPS)).to_stock()

@@ -816,7 +816,7 @@ def test_damaged_vaes_are_refused_in_a_line(saved):
 
 
 def test_other_code_of_a_repository_is_refused_in_a_line(saved):
-    edit(saved / "MLPVAE/model_index.json", _class_name=["pipeline_hfgen_gan", "GANPipeline"])
+    edit(saved / "MLPVAE/model_index.json", _class_name=["pipeline_hfgen_pixelcnn", "PixelCNNPipeline"])
     message = refusal(saved / "MLPVAE")
     assert "brings code of its own, which hfgen does not run: read it, then load it with" in message
 

@@ -21,10 +21,10 @@ def plan(**changes):
 class Frames:
     """Videos that are left as they are."""
 
-    random = RandomSpec()
+    random = drawn = RandomSpec()
     memory_format = torch.contiguous_format
 
-    def prepare(self, raw):
+    def prepare(self, raw, random):
         return raw.float()
 
     def augment(self, data, random):

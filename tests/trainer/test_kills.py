@@ -150,7 +150,7 @@ def contents(folder):
 
 def _timeless(path):
     if path.name in ("training.json", "trainer_state.json", "digests.json"):
-        masked = {"seconds", "trainer_state.json"}  # the latter's digest, as it holds a time
+        masked = {"seconds", "cpu_seconds", "trainer_state.json"}  # the latter's digest, as it holds a time
         return [item for item in json.loads(path.read_text()).items() if item[0] not in masked]
     if path.name == "history.jsonl":
         rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -102,10 +102,15 @@ def test_more_than_20_steps_are_never_taken():
         def sampling_options(self):
             return DiffusionSampling()
 
+        def sampling_on(self, options, data):
+            return options
+
         def sampler(self, pipeline, options):
             return Sampler(options.steps or pipeline)
 
-    quality = while_training.SampleQuality(family=Family(), network=None, reference=None, seed=0, batch_size=1)
+    quality = while_training.SampleQuality(
+        family=Family(), network=None, data=None, reference=None, seed=0, batch_size=1
+    )
     assert [quality._sampler(default).calls for default in (5, 20, 250)] == [5, 20, 20]
 
 

@@ -54,6 +54,8 @@ class DDPM(Family):
     def for_training(self, config):
         from hfgen.families.registry import get_family
 
+        if config.model.autoencoder is not None:
+            return get_family("dit" if config.model.class_conditional else "latent_ddpm")
         return get_family("class_conditional_ddpm") if config.model.class_conditional else self
 
     def check_pretrained(self, model, config):

@@ -41,6 +41,15 @@ pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
 images = pipeline({first}, num_inference_steps=20).images
 ```
 """
+STOCK_FORM = """
+`pipeline.to_stock().save_pretrained("stock")` leaves a form without code, a `ConsistencyModelPipeline`. It takes classes by number and
+draws without guidance alone, in a single step unless it is told how many:
+
+```python
+stock = pipeline.to_stock()
+images = stock(class_labels=[0, 1] * 8, num_inference_steps={T}).images
+```
+"""
 HFGEN_CODE = """```python
 import hfgen
 
@@ -84,6 +93,8 @@ def _usage(pipeline: Any, name: str) -> str:
             f"\nLabels are numbers or names ({', '.join(map(escape_markdown, names))}); `guidance_scale=2.0` draws what is more typical of the class, "
             "1.0 is no guidance.\n"
         )
+    if names is not None and stock:
+        text += STOCK_FORM.format(T=pipeline.scheduler.config.num_train_timesteps)
     if stock and _solvers_know(pipeline):
         cosine = pipeline.scheduler.config.get("beta_schedule") == "squaredcos_cap_v2"
         text += FEW_STEPS.format(first=first, cosine="\n    lambda_min_clipped=-5.1," if cosine else "")

@@ -15,20 +15,26 @@ GUIDANCE = Range(accepts=lambda v: 0 <= v <= 1000, words="from 0 to 1000")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDPMFlags:
-    """The flags of train_ddpm.py that are a diffusion model's own."""
+class DiffusionFlags:
+    """The flags of every trainer of a diffusion model by its betas."""
 
     _argument_group_name = "diffusion model"
 
     model_config_name_or_path: str | None = flag(
         None,
         "noise predictor: digits, mnist, mnist-fourier, grey-32, grey-64, grey-128, rgb-28, rgb-32, rgb-64, rgb-128, cifar10, a "
-        "UNet2DModel config JSON, a folder or repository; none: the preset of the images' size and channels",
+        "UNet2DModel config JSON, a folder or repository; of latents latent-4, -7, -8, -16, -32, and dit-4, -7, -8, -16, -32; none: the "
+        "preset of the images' size and channels",
     )
     pretrained_model_name_or_path: str | None = flag(
         None,
         "folder or repository of a UNet2DModel with its scheduler to start from, instead of model_config_name_or_path; what is "
         "not given below is its own",
+    )
+    autoencoder: str | None = flag(
+        None,
+        "folder or repository of an AutoencoderKL: train on its latents, a UNet, or with class_conditional a diffusion transformer",
+        identity=False,
     )
     ddpm_num_steps: int | None = flag(
         None, "T, the steps of the diffusion; betas are scaled by 1000/T; none: 1000", range=POSITIVE
@@ -52,9 +58,6 @@ class DDPMFlags:
         "variance of a reverse step: beta_tilde (small), beta (large), or learned between them; none: fixed_small",
         card="always",
     )
-    variance_objective: Literal["hybrid", "vlb"] = flag(
-        "hybrid", "of learned_range: L_hybrid, which trains the mean by loss_weighting, or L_vlb, the bound for both"
-    )
     prediction_type: Literal["epsilon", "sample", "v_prediction", "mu"] | None = flag(
         None,
         "what the network predicts: v, the noise, x_0, or mu, the mean of q(x_{t-1} | x_t, x_0); none: v_prediction",
@@ -68,6 +71,15 @@ class DDPMFlags:
     time_sampling: Literal["uniform", "stratified", "importance"] = flag(
         "uniform",
         "t of a batch's rows: each uniform, spread evenly over 1..T, or drawn by the size of their losses and weighted back",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPMFlags(DiffusionFlags):
+    """The flags of train_ddpm.py that are a diffusion model's own."""
+
+    variance_objective: Literal["hybrid", "vlb"] = flag(
+        "hybrid", "of learned_range: L_hybrid, which trains the mean by loss_weighting, or L_vlb, the bound for both"
     )
     class_conditional: bool = flag(False, "tell the network the classes of label_column, for classifier-free guidance")
     class_dropout: float = flag(0.1, "share of rows whose class is withheld in training", range=BELOW_ONE)

@@ -96,10 +96,19 @@ class DDPMTask(OneOptimizer):
         return {"loss": self._losses(model, batch, timesteps, self.held_out_condition(batch))}
 
     def _losses(self, model, batch: Batch, timesteps: torch.Tensor, cond: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        noise = batch.random["noise"]
+        noise = self.noise(batch)
         x_t = self.objective.add_noise(batch.data, noise, timesteps)
-        output = model(x_t, timesteps, **cond, return_dict=False)[0].float()
-        return self.objective(output, batch.data, noise, timesteps)
+        return self.objective(self.predict(model, x_t, timesteps, cond), batch.data, noise, timesteps)
+
+    def noise(self, batch: Batch) -> torch.Tensor:
+        """What is added to the data."""
+        return batch.random["noise"]
+
+    def predict(
+        self, model: Callable, x_t: torch.Tensor, timesteps: torch.Tensor, cond: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The network's output, float32, of the shape of the data but for channels of a variance."""
+        return model(x_t, timesteps, **cond, return_dict=False)[0].float()
 
     def pipeline(self, module: torch.nn.Module) -> UnconditionalDiffusionPipeline:
         """The network with its scheduler."""

@@ -77,4 +77,4 @@ class VAESampling:
 class VAELikelihood:
     """How the bounds of a VAE are evaluated."""
 
-    iw_samples: int = flag(5000, "of a VAE: importance samples an image", range=POSITIVE)
+    iw_samples: int = flag(5000, "of a VAE or a flow: importance samples an image", range=POSITIVE)

@@ -23,6 +23,11 @@ class VDM(Family):
     likelihood_options = VDMLikelihood
     own_code: ClassVar[Mapping[str, str]] = {PIPELINE: MODULE, "VDMModel": MODEL_MODULE}
 
+    def for_training(self, config):
+        from hfgen.families.registry import get_family
+
+        return self if config.model.autoencoder is None else get_family("latent_vdm")
+
     def claims(self, index):
         return index.get("_class_name") in (PIPELINE, [MODULE, PIPELINE])
 

@@ -29,6 +29,9 @@ class VDMFlags:
     pretrained_model_name_or_path: str | None = flag(
         None, "folder or repository of a trained model to start from, instead of model_config_name_or_path"
     )
+    autoencoder: str | None = flag(
+        None, "folder or repository of an AutoencoderKL: train on its latents", identity=False
+    )
     gamma: Literal["fixed", "scalar", "network"] | None = flag(
         None, "-log SNR over t: a fixed line, a line whose ends are learned, a monotone network; none: the config's"
     )

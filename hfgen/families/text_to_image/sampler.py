@@ -1,0 +1,84 @@
+"""How images are drawn from words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hfgen.core.errors import HfgenError
+from hfgen.families.ddpm.sampler import DiffusionSampler
+from hfgen.families.latent.sampler import as_images
+from hfgen.families.text_to_image.flags import OWN_GUIDANCE, TextToImageSampling
+from hfgen.models.tokenizer import check_lengths
+
+SHOWN_PROMPTS = 3
+
+
+class TextSampler(DiffusionSampler):
+    """Draws image i of the prompt i, modulo their number, by the pipeline's own call.
+
+    Raises `HfgenError` for prompts that are too long for the model, and as `DiffusionSampler`.
+    """
+
+    def __init__(self, pipeline: Any, options: TextToImageSampling, compile: bool = False):
+        if compile:
+            raise HfgenError("--compile: a pipeline that draws from words is not compiled: leave it out")
+        super().__init__(pipeline, options)
+        self.prompts = options.prompt
+        self.guidance_scale = OWN_GUIDANCE if options.guidance_scale is None else options.guidance_scale
+        if self.guidance_scale < 1:
+            raise HfgenError(
+                f"guidance_scale={self.guidance_scale:g}: of a model that draws from words it is 1, none, or more"
+            )
+        if self.prompts is not None:
+            check_lengths(pipeline.tokenizer, dict.fromkeys(self.prompts))
+            self.how = f"{self.how}, {_told(options)}, guidance {self.guidance_scale:g}"
+        self.class_names = None if options.class_names is None else list(options.class_names)
+        self.wanted = options.labels
+        self._check_timesteps()
+
+    def _check_timesteps(self) -> None:
+        scheduler = self.pipeline.scheduler
+        scheduler.set_timesteps(self.steps)
+        timesteps = scheduler.timesteps
+        if timesteps.min() < 0 or len(timesteps.unique()) < self.steps:
+            raise HfgenError(
+                f"steps={self.steps}: {type(scheduler).__name__} would take a timestep twice, or one that there is not: use another number"
+            )
+
+    def labels(self, count):
+        """The class that each image was asked for, where the prompts are captions of classes."""
+        if self.wanted is None:
+            return None
+        return torch.tensor([self.wanted[i % len(self.wanted)] for i in range(count)])
+
+    def arguments(self, first, count):
+        """The prompts of those images, and the guidance."""
+        if self.prompts is None:
+            raise HfgenError("this model draws from words: pass --prompt TEXT, several in turn")
+        prompts = [self.prompts[i % len(self.prompts)] for i in range(first, first + count)]
+        return {"prompt": prompts, "guidance_scale": self.guidance_scale}
+
+    def _draw(self, generators, first, steps, on_step) -> torch.Tensor:
+        told = as_images(self.pipeline.vae, on_step)
+
+        def callback(_pipeline, step, _timestep, tensors):
+            told(step, tensors["latents"])
+            return {}
+
+        return self.pipeline(
+            **self.arguments(first, len(generators)),
+            generator=generators,
+            num_inference_steps=steps,
+            eta=self.eta,
+            output_type="pt",
+            callback_on_step_end=callback if told is not None else None,
+        ).images
+
+
+def _told(options: TextToImageSampling) -> str:
+    prompts = options.prompt or ()
+    if options.labels is not None or len(prompts) > SHOWN_PROMPTS:
+        return f"{len(dict.fromkeys(prompts)):,} prompts"
+    return ", ".join(map(repr, prompts))

@@ -1,0 +1,8 @@
+"""Train an autoencoder of images: `accelerate launch training/train_autoencoder.py --help`."""
+
+import sys
+
+from hfgen.cli.training_script import run_script
+
+if __name__ == "__main__":
+    sys.exit(run_script("autoencoder"))
