@@ -25,14 +25,19 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from diffusers import DDPMScheduler
+from latent_repositories import save_autoencoder
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from text_repositories import save_unet, save_untrained
+from video_repositories import save_video
 
 from hfgen.cli.main import main
 from hfgen.cli.training_script import run_script
 from hfgen.data.digits import embedded_digits
 from hfgen.models import build_unet, build_vae
-from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
+from hfgen.models.flow_presets import build_flow
+from hfgen.models.gan_presets import build_gan
+from hfgen.pipelines import FlowPipeline, GANPipeline, UnconditionalDiffusionPipeline, VAEPipeline
 from hfgen.trainer.checkpoints import checkpoints
 
 UNET = {
@@ -44,11 +49,21 @@ UNET = {
     "add_attention": False,
 }
 MHVAE = {"_class_name": "MLPMHVAE", "latent_sizes": [3, 2], "hidden_sizes": [[8], []], "likelihood": "bernoulli"}
+FLOW = {"scales": 1, "channels": 4, "layers": 0, "top_features": 4, "top_groups": 2}
+GAN = {"latent_size": 4, "block_out_channels": [4, 4], "discriminator": {"block_out_channels": [4, 4], "features": 4}}
 VAE = {"_class_name": "MLPVAE", "hidden_sizes": [8], "latent_size": 2, "likelihood": "bernoulli"}
 BAR = re.compile(r"it/s|s/it|step/s|s/step|img/s|image/s|s/image|\d%\||examples/s|\?it|^\s*$")
 TRAINERS = {"train_ddpm": "ddpm", "train_vae": "vae"}
 # those that have the rows of their own alone
-OTHER_TRAINERS = {"train_mhvae": "mhvae"}
+OTHER_TRAINERS = {
+    "train_video": "video",
+    "train_controlnet": "controlnet",
+    "train_text_to_image": "text_to_image",
+    "train_autoencoder": "autoencoder",
+    "train_flow": "flow",
+    "train_gan": "gan",
+    "train_mhvae": "mhvae",
+}
 SMALL = (
     "--validation_split test --max_train_samples 64 --train_batch_size 16 --eval_batch_size 64 --num_epochs 1 "
     "--save_images_epochs 0 --logger none --lr_warmup_steps 0"
@@ -729,7 +744,198 @@ FEATURES = [
     ),
 ]
 
+# -- flows and GANs
+FLOWS_AND_GANS = [
+    *(
+        Bad("train_flow --model_config_name_or_path {here}/f.json", says, put("f.json", {**FLOW, **values}))
+        for values, says in (
+            ({"coupling": "cubic"}, "coupling='cubic': choose one of spline, affine"),
+            ({"scales": 5}, "sample_size=8 cannot be halved 5 times"),
+            ({"channels": "x"}, "channels='x': a whole number"),
+            ({"layers": 10**9}, "layers=1000000000: a whole number"),
+            ({"knots": [0, 300]}, r"knots=\[0, 300\]"),
+            ({"depth": 3}, "has depth: FlowModel takes no such"),
+            ({"layers": 9, "channels": 2**16}, "of memory"),
+        )
+    ),
+    *(
+        Bad("train_gan --model_config_name_or_path {here}/g.json", says, put("g.json", {**GAN, **values}))
+        for values, says in (
+            ({"block_out_channels": [8] * 6}, "sample_size=8 cannot be halved 5 times"),
+            ({"latent_size": -1}, "latent_size=-1: a whole number"),
+            ({"discriminator": [8]}, "is no object of GANDiscriminator's arguments"),
+            ({"discriminator": {"depth": 3}}, "has depth: GANDiscriminator takes no such"),
+            ({"block_out_channels": [10**6, 10**6]}, "of memory"),
+        )
+    ),
+    Bad("train_flow --dequantization gaussian", "dequantization.*invalid choice: 'gaussian'", status=2),
+    Bad("train_flow --pretrained_model_name_or_path {vae}", "is a VAE model: this needs a flow"),
+    Bad("train_gan --loss_type wasserstein", "loss_type.*invalid choice: 'wasserstein'", status=2),
+    Bad("train_gan --r1_gamma -1", "r1_gamma=-1.0: it must be 0 or greater"),
+    Bad("train_gan --r1_interval 0", "r1_interval=0: it must be greater than 0"),
+    Bad("sample {flow} --temperature -1", "temperature.*0 or greater", status=2),
+    Bad("sample {flow} --temperature nan", "temperature.*0 or greater", status=2),
+    Bad("sample {flow} --compile", "compile: a flow draws an image in one step"),
+    Bad("sample {flow} --steps 3", "--steps"),
+    Bad("sample {gan} --temperature 0.5", "--temperature"),
+    Bad("sample {gan} --class_labels 3", "class_labels: this model is told no classes"),
+    Bad("sample {gan} --trajectory {here}/a.gif", "one step"),
+    Bad("evaluate {gan} --dataset_name digits", "a GAN has no likelihood, .* --samples 10000"),
+    Bad("evaluate {gan} --dataset_name digits --iw_samples 3 --samples 20", "--iw_samples"),
+    Bad(
+        "evaluate {gan} --dataset_name digits --classifier_accuracy 20",
+        "told no classes, its samples teach no classifier",
+    ),
+    Bad("evaluate {gan} --dataset_name digits --classifier_accuracy 1", "classifier_accuracy.*2 or greater", status=2),
+    Bad(f"evaluate {{gan}} --dataset_name digits --classifier_accuracy {TRILLION}", "GiB of memory"),
+    Bad("evaluate {flow} --dataset_name digits --temperature 0.5", "--temperature: only with --samples"),
+]
+
+# -- autoencoders and models of their latents
+
+
+def latent_autoencoder(likelihood: bool = True, **values: object) -> Callable[[Path], object]:
+    return lambda here: save_autoencoder(here / "ae", likelihood, **values)
+
+
+LATENTS = [
+    *(
+        Bad(f"train_autoencoder --model_config_name_or_path digits {words}", says, status=status)
+        for words, says, status in (
+            ("--kl_weight -1", "kl_weight=-1.0: it must be 0 or greater", 1),
+            ("--reconstruction huber", "reconstruction.*invalid choice: 'huber'", 2),
+            ("--eval_epochs 1", "an autoencoder draws no samples", 1),
+            ("--resolution 9", "resolution=9 cannot be halved 1 times", 1),
+            ("--pretrained_autoencoder {vae}", "latent_channels and model_config_name_or_path are its own", 1),
+            ("--perceptual_weight 1 --perceptual_network {vae}", "perceptual_network=.* cannot be loaded", 1),
+        )
+    ),
+    Bad("train_autoencoder --model_config_name_or_path {here}/a.json", "has depth", put("a.json", {"depth": 3})),
+    Bad("train_ddpm --autoencoder {here}/none", "autoencoder=.* cannot be loaded"),
+    Bad("train_ddpm --autoencoder {vae}", "cannot be loaded .it is a MLPVAE"),
+    *(
+        Bad(f"train_ddpm --autoencoder {{here}}/ae {words}", says, latent_autoencoder())
+        for words, says in (
+            ("--resolution 9", "9x9: .* such as --resolution 8"),
+            ("--prediction_type mu", "prediction_type=mu with --autoencoder"),
+            ("--ddpm_variance_type learned_range", "take no learned variance"),
+            ("--pretrained_model_name_or_path {ddpm}", "is a diffusion model: this needs a latent diffusion"),
+        )
+    ),
+    Bad(
+        "train_ddpm --autoencoder {here}/ae",
+        "scaling_factor is 0.0 in its config.json: write a number above 0",
+        latent_autoencoder(scaling_factor=0.0),
+    ),
+    Bad("sample {here}/ae", "an autoencoder draws no images of its own", latent_autoencoder()),
+    Bad("sample {here}/ae --compile", "compile: an autoencoder", latent_autoencoder()),
+    Bad("evaluate {here}/ae --dataset_name digits --samples 20 --steps 3", "--steps", latent_autoencoder()),
+]
+
+
+def captioned(*texts: str | None) -> Callable[[Path], object]:
+    """A Parquet file of as many grey pictures as there are texts, in a column "text"."""
+
+    def make(here: Path) -> None:
+        picture = io.BytesIO()
+        Image.new("L", (8, 8)).save(picture, format="PNG")
+        shown = [{"bytes": picture.getvalue(), "path": None}] * len(texts)
+        features = datasets.Features(image=IMAGE, text=datasets.Value("string"))
+        made = datasets.Dataset.from_dict({"image": shown, "text": list(texts)}, features=features)
+        (here / "captions").mkdir()
+        pyarrow.parquet.write_table(made.data.table, here / "captions" / "train.parquet")
+
+    return make
+
+
+LONG_PROMPT = "'the quick brown fox jumps over it'"
+TEXT = "train_text_to_image --autoencoder {text} --train_data_dir {here}/captions"
+CONTROL = "train_controlnet --pretrained_model_name_or_path"
+
+# -- words and pictures to follow
+WORDS = [
+    Bad("sample {text} --num_images 1", "draws from words: pass --prompt TEXT"),
+    Bad(
+        f"sample {{text}} --num_images 1 --prompt {LONG_PROMPT}",
+        "prompt 'the quick.* tokens, of which this model takes 16",
+    ),
+    Bad("sample {text} --prompt a --guidance_scale 0.5", "guidance_scale=0.5.*1, none, or more"),
+    Bad("sample {text} --prompt a --compile", "--compile.*leave it out"),
+    Bad("sample {text} --prompt a --control x.png", "--control: .*has no such choice"),
+    Bad("sample {ddpm} --prompt a", "--prompt: .*has no such choice"),
+    Bad("evaluate {text} --dataset_name digits", "no likelihood of images given words"),
+    Bad("train_text_to_image", "no autoencoder is named.*pass --autoencoder"),
+    Bad(
+        "train_text_to_image --autoencoder {ddpm}", "cannot be loaded.*pass a folder or repository of an AutoencoderKL"
+    ),
+    Bad("train_text_to_image --autoencoder {text} --resolution 12", "multiples of 8 alone, pass --resolution 16"),
+    Bad("train_text_to_image --autoencoder {text} --caption_template digit", "caption_template='digit' needs one"),
+    Bad(
+        "train_text_to_image --autoencoder {wide} --pretrained_model_name_or_path {text}",
+        "the autoencoder has latents of 3 channels, and .* draws such of 2",
+    ),
+    Bad(f"{TEXT} --caption_column text", "no caption in 2 of .* rows", captioned(*["a"] * 20, None, " ")),
+    Bad(f"{TEXT} --caption_column words", "'words' is not in the dataset", captioned(*["a"] * 20)),
+    Bad(TEXT, "neither captions nor classes to make them of", captioned(*["a"] * 20)),
+    Bad("train_controlnet", "nothing to control is named"),
+    Bad(f"{CONTROL} {{text}}", "pass --condition canny, skeleton, low_resolution or --conditioning_column"),
+    Bad(f"{CONTROL} {{text}} --conditioning_column edges", "conditioning_column='edges' is not in the dataset"),
+    Bad(f"{CONTROL} {{ddpm}} --condition canny", "a ControlNet controls a text-to-image model"),
+    Bad(f"{CONTROL} {{text}} --condition sobel", "invalid choice: 'sobel'", status=2),
+]
+
+VIDEO = "train_video --dataset_name moving:digits --pretrained_model_name_or_path"
+CLIP = "sample {video} --prompt seven --num_images 1 --steps 2 --out {here}/a.png"
+FRAMES = datasets.List(datasets.Image())
+
+
+def clips(*lengths: int) -> Callable[[Path], object]:
+    """A local dataset of clips of these lengths, in two classes."""
+    features = datasets.Features({"clip": FRAMES, "label": datasets.ClassLabel(names=["a", "b"])})
+    frames = [[Image.new("L", (8, 8), i)] * length for i, length in enumerate(lengths)]
+
+    def make(here: Path) -> None:
+        columns = {"clip": frames, "label": [i % 2 for i in range(len(frames))]}
+        rows = datasets.Dataset.from_dict(columns, features=features)
+        datasets.DatasetDict(train=rows, test=rows).save_to_disk(str(here / "clips"))
+
+    return make
+
+
+VIDEOS = [
+    Bad(
+        "train_video --dataset_name moving:digits",
+        "--pretrained_model_name_or_path is missing: name a text-to-image model",
+    ),
+    Bad(f"{VIDEO} {{ddpm}}", "is a diffusion model, no text-to-image model: name a"),
+    Bad(f"{VIDEO} {{text}} --shared_noise 1.5", "shared_noise.*from 0 to 1"),
+    Bad(f"{VIDEO} {{text}} --num_frames 1", "num_frames.*2 or greater"),
+    Bad(f"{VIDEO} {{text}} --num_frames 40", "clips of 40 frames: .* embeddings for 32: pass --num_frames 32"),
+    Bad(f"{VIDEO} {{text}} --motion_num_attention_heads 7", "motion_num_attention_heads=7 does not divide"),
+    Bad(f"{VIDEO} {{text}} --resolution 24", "resolution=24: text draws images of .*: leave it out"),
+    Bad(f"{VIDEO} {{text}} --dataset_name digits", "is a single picture, no clip: for folders of frames pass"),
+    Bad(f"{VIDEO} {{text}} --dataset_name clips:{{here}}/no", "there is no such folder"),
+    Bad(
+        f"{VIDEO} {{text}} --dataset_name {{here}}/clips",
+        "row 10 .* has 3 frames, the first clip 5: pass --num_frames 3",
+        clips(*[5] * 10, 3, *[5] * 10),
+    ),
+    Bad(
+        f"{VIDEO} {{text}} --dataset_name {{here}}/clips --num_frames 6",
+        "row 0 .* has 5 frames, of 6 that are wanted: pass --num_frames 5",
+        clips(*[5] * 20),
+    ),
+    Bad(f"{CLIP} --num_frames 7", "num_frames=7: the motion modules of this model have embeddings for 6"),
+    Bad(f"{CLIP} --scheduler ddpm --eta 1 --num_frames 7", "embeddings for 6"),
+    Bad(f"{CLIP} --video {{here}}/a.avi", "animations are GIF or MP4 files"),
+    Bad("sample {ddpm} --num_images 1 --out {here}/a.png --video {here}/a.gif", "draws images, no clips: leave it out"),
+]
+
 GROUPS = {
+    "videos": VIDEOS,
+    "words": WORDS,
+    "latents": LATENTS,
+    "flows_and_gans": FLOWS_AND_GANS,
     "features": FEATURES,
     "chains": CHAINS,
     "flags": FLAGS,
@@ -771,7 +977,32 @@ def models(tmp_path_factory) -> dict[str, Path]:
     (folder / "unet.json").write_text(json.dumps(UNET))
     (folder / "vae.json").write_text(json.dumps(VAE))
     (folder / "mhvae.json").write_text(json.dumps(MHVAE))
-    return {name: folder / name for name in ("ddpm", "vae", "unet.json", "vae.json", "mhvae.json")}
+    FlowPipeline(build_flow(FLOW, 8, 1)).save_pretrained(folder / "flow")
+    GANPipeline(build_gan(GAN, 8, 1).generator).save_pretrained(folder / "gan")
+    (folder / "flow.json").write_text(json.dumps(FLOW))
+    (folder / "gan.json").write_text(json.dumps(GAN))
+    save_untrained(folder / "text")
+    save_untrained(folder / "wide", latent_channels=3)
+    save_unet(folder)
+    save_video(folder / "text", folder / "video")
+    return {
+        name: folder / name
+        for name in (
+            "video",
+            "ddpm",
+            "vae",
+            "unet.json",
+            "vae.json",
+            "mhvae.json",
+            "flow",
+            "gan",
+            "flow.json",
+            "gan.json",
+            "text",
+            "wide",
+            "text_to_image.json",
+        )
+    }
 
 
 def tree(*folders: Path) -> dict[str, bytes | str]:
@@ -801,8 +1032,10 @@ def command(words: list[str], models: dict[str, Path], here: Path) -> Callable[[
     standard = {
         "--dataset_name": "digits",
         "--output_dir": str(here / "out"),
-        "--model_config_name_or_path": str(models["unet.json" if family == "ddpm" else f"{family}.json"]),
+        "--model_config_name_or_path": str(models.get("unet.json" if family == "ddpm" else f"{family}.json", "digits")),
     }
+    if family in ("controlnet", "video"):  # its network is that of what it controls
+        del standard["--model_config_name_or_path"]
     defaults = [word for flag, value in standard.items() if flag not in given for word in (flag, value)]
     return lambda: run_script(family, [*SMALL, *defaults, *rest])
 

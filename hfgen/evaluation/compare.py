@@ -17,32 +17,20 @@ from hfgen.core.files import make_folder, read_json, write_json, write_text
 from hfgen.core.overwrite import check_replaceable
 from hfgen.core.resume import Resumable, remove, tell_anew
 from hfgen.data.choice import ImageChoice, choose_images
+from hfgen.drawing.sampler import Sampler
 from hfgen.evaluation.comparison_page import MARK, has_mark, html_page, markdown_table
-from hfgen.evaluation.evaluate import pictures_beside, prepare, split_options, write_results
-from hfgen.evaluation.timing import seconds_per_sample
+from hfgen.evaluation.comparison_rows import Entry, comparison_rows, explanations
+from hfgen.evaluation.evaluate import Measurement, pictures_beside, prepare, split_options, write_results
+from hfgen.evaluation.synthetic import no_classes
+from hfgen.evaluation.timing import evaluations_of, seconds_per_sample
 from hfgen.families.base import Family
 from hfgen.families.model import Model
 from hfgen.results import RESULTS_FILE, TRAINING_FILE, EvaluationResult, TrainingRecord
 
 BATCHES = (1, 64)
-NOTHING, REAL_IMAGES = "–", "real images"
+REAL_IMAGES = "real images"
 KEPT_FILE = "kept.json"
 Loader = Callable[[str], Model]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A model of the comparison.
-
-    Attributes:
-        training: what its trainer wrote, if it did.
-        pictures: paths of those of `pictures_beside` that there are.
-    """
-
-    name: str
-    result: EvaluationResult
-    training: TrainingRecord | None
-    pictures: Mapping[str, Path]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +105,7 @@ def compare_models(config: ComparisonConfig, load: Loader, work: Path) -> Compar
         raise
     rows = comparison_rows(entries)
     results = {entry.name: entry.result for entry in entries}
-    return Comparison(results=results, rows=rows, page=html_page(rows, entries, config))
+    return Comparison(results=results, rows=rows, page=html_page(rows, entries, explanations(rows), config))
 
 
 def check_models(config: ComparisonConfig, load: Loader, names: list[str]) -> list[Path | None]:
@@ -174,19 +162,23 @@ def option_names(family: Family) -> set[str]:
 
 
 def _resumable(config: ComparisonConfig, work: Path) -> Resumable:
-    return Resumable(work, {"models": list(config.models), "version": 4})
+    return Resumable(work, {"models": list(config.models), "version": 5})
 
 
 def _entry(config: ComparisonConfig, model: Model, images: ImageChoice, folder: Path) -> Entry:
     """Of results that are in the folder, or measured and kept there."""
     own = own_config(config.evaluation, model.family)
+    without = _no_accuracy(own, model)
+    own = replace(own, classifier_accuracy=None) if without else own
     measurement = prepare(model, own, images)
     wanted = {"repeat": config.repeat, **measurement.settings()}
     path = folder / RESULTS_FILE
     result = _kept(folder, wanted)
     if result is None:
         make_folder("--out", folder, folder)
-        result = replace(measurement.measure(path), seconds_per_sample=_seconds(config, own, model))
+        result = measurement.measure(path)
+        seconds, evaluations = _effort(config, measurement)
+        result = replace(result, seconds_per_sample=seconds, evaluations_per_sample=evaluations)
         written = write_results(result, model.family, path)
         digests = {place.name: _digest(place) for place in written}
         write_json(folder / KEPT_FILE, {"settings": wanted, "files": digests})
@@ -194,6 +186,8 @@ def _entry(config: ComparisonConfig, model: Model, images: ImageChoice, folder: 
         name=model.name,
         result=result,
         training=_training(model),
+        likelihood=model.family.likelihood_kind if model.family.no_likelihood is None else "none",
+        no_accuracy=without,
         pictures={kind: place for kind, place in pictures_beside(path).items() if place.is_file()},
     )
 
@@ -239,111 +233,32 @@ def own_config(config: EvaluationConfig, family: Family) -> EvaluationConfig:
     return replace(config, likelihood=family.no_likelihood is None, options=options, compile=compiled)
 
 
-def _seconds(config: ComparisonConfig, own: EvaluationConfig, model: Model) -> dict[str, float]:
+def _no_accuracy(own: EvaluationConfig, model: Model) -> str:
+    """Why a model whose samples are to teach a classifier cannot have that; "" where it can, or nobody asked."""
+    if own.classifier_accuracy is None:
+        return ""
+    return no_classes(_sampler(own, model)) or ""
+
+
+def _sampler(own: EvaluationConfig, model: Model) -> Sampler:
     _, options = split_options(model.family, own.options, model.name)
-    sampler = model.family.sampler(model.pipeline, options, own.compile)
+    return model.family.sampler(model.pipeline, options, own.compile)
+
+
+def _effort(config: ComparisonConfig, measurement: Measurement) -> tuple[dict[str, float], float]:
+    """Seconds a sample by the number of samples at once, and network evaluations of a sample that is drawn alone."""
+    model, own = measurement.model, measurement.config
+    sampler = _sampler(own, model) if measurement.quality is None else measurement.quality[0].sampler
     device: torch.device = model.pipeline.device
-    return {str(batch): seconds_per_sample(sampler, device, own.seed, batch, config.repeat) for batch in BATCHES}
+    alone, *more = BATCHES
+    # of a pipeline whose networks are trained together the one that is asked in each step
+    with evaluations_of(getattr(model.pipeline, model.family.network, model.module)) as counted:
+        seconds = {str(alone): seconds_per_sample(sampler, device, own.seed, alone, config.repeat)}
+    seconds |= {str(batch): seconds_per_sample(sampler, device, own.seed, batch, config.repeat) for batch in more}
+    return seconds, counted.per_sample(alone * (config.repeat + 1))
 
 
 def _training(model: Model) -> TrainingRecord | None:
     """What a trainer wrote beside the pipeline, if it did."""
     path = None if model.folder is None else model.folder / TRAINING_FILE
     return TrainingRecord.load(path) if path is not None and path.is_file() else None
-
-
-def comparison_rows(entries: list[Entry]) -> list[list[str]]:
-    """A row of texts for each property, the first for the names."""
-    rows = [["", *(entry.name for entry in entries)]]
-    rows += [[_label(label, entries), *(show(entry) or NOTHING for entry in entries)] for label, show in PROPERTIES]
-    return [row for row in rows if any(cell != NOTHING for cell in row[1:])]
-
-
-Show = Callable[[Entry], str | None]
-# of the FID's own features the distances have names
-OF_FID = {"Frechet distance (not FID)": "FID", "kernel distance (not KID)": "KID"}
-
-
-def _label(label: str, entries: list[Entry]) -> str:
-    metrics = [entry.result.metrics.get("frechet") or entry.result.metrics.get("kid") for entry in entries]
-    is_fid = any(metric is not None and metric.name in OF_FID.values() for metric in metrics)
-    return OF_FID.get(label, label) if is_fid else label
-
-
-def _kind(entry: Entry) -> str:
-    part = entry.result.likelihood
-    steps = None if part is None else part.facts.get("T")
-    return entry.result.kind if steps is None else f"{entry.result.kind}, T = {steps}"
-
-
-def _measured(entry: Entry) -> str | None:
-    part = entry.result.likelihood
-    return None if part is None else f"{part.quantity} ({part.likelihood})"
-
-
-def _headline(role: str, unit: str, digits: int) -> Show:
-    def show(entry: Entry) -> str | None:
-        metric = entry.result.headline(role, unit)
-        if metric is None:
-            return None
-        withheld = " (class withheld)" if role == "bound" and entry.result.class_withheld else ""
-        return f"{metric.text(digits).removesuffix(f' {unit}')}{withheld}"
-
-    return show
-
-
-def _quality(key: str, digits: int | None) -> Show:
-    def show(entry: Entry) -> str | None:
-        metrics = entry.result.metrics
-        if key not in metrics:
-            return None
-        floor = metrics.get(f"{key}_floor")
-        beside = "" if floor is None else f" (floor {replace(floor, standard_error=None).text(digits or 3)})"
-        return f"{metrics[key].text(digits)}{beside}"
-
-    return show
-
-
-def _samples(entry: Entry) -> str | None:
-    drawn = entry.result.samples
-    return None if drawn is None else f"{drawn.count:,}, {drawn.how}"
-
-
-def _seconds_of(batch: int) -> Show:
-    def show(entry: Entry) -> str | None:
-        times = entry.result.seconds_per_sample
-        return None if times is None else f"{times[str(batch)]:.2g} s"
-
-    return show
-
-
-def _training_time(entry: Entry) -> str | None:
-    if entry.training is None:
-        return None
-    return f"{entry.training.seconds / 60:.0f} min ({entry.training.run_metadata['device']})"
-
-
-PROPERTIES: tuple[tuple[str, Show], ...] = (
-    ("kind", _kind),
-    ("parameters", lambda entry: f"{entry.result.parameters:,}"),
-    ("measured", _measured),
-    ("log-likelihood, negative, bits/dim", _headline("log-likelihood", "bits/dim", 3)),
-    ("bound, bits/dim", _headline("bound", "bits/dim", 3)),
-    ("importance-weighted bound, bits/dim", _headline("importance-weighted bound", "bits/dim", 3)),
-    ("log-likelihood, negative, nats/image", _headline("log-likelihood", "nats/image", 2)),
-    ("bound, nats/image", _headline("bound", "nats/image", 2)),
-    ("importance-weighted bound, nats/image", _headline("importance-weighted bound", "nats/image", 2)),
-    ("bound of images given their class, bits/dim", _headline("conditional bound", "bits/dim", 3)),
-    ("bound of images given their class, nats/image", _headline("conditional bound", "nats/image", 2)),
-    ("samples", _samples),
-    ("Frechet distance (not FID)", _quality("frechet", 3)),
-    ("kernel distance (not KID)", _quality("kid", None)),
-    ("precision", _quality("precision", 3)),
-    ("recall", _quality("recall", 3)),
-    ("share in another class than the reference's", _quality("class_shift", 3)),
-    ("classifier's mean confidence", _quality("confidence", 3)),
-    ("distance in pixels to the nearest training image", _quality("nearest_training", 1)),
-    ("training time", _training_time),
-    ("per sample, one at a time", _seconds_of(1)),
-    ("per sample, 64 at a time", _seconds_of(64)),
-)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,26 +13,35 @@ from hfgen.configs.flags import changed
 from hfgen.core.markdown import escape_cell
 
 if TYPE_CHECKING:
-    from hfgen.evaluation.compare import Entry
+    from hfgen.evaluation.comparison_rows import Entry
 
 MARK = "<!-- by hfgen compare -->"
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 1.5rem auto; padding: 0 1rem; color: #222; }
-h1, h2, p, th, td, figcaption { overflow-wrap: anywhere; }
+:root { color-scheme: light dark; --paper: #fff; --ink: #222; --faint: #555; --line: #ccc; }
+@media (prefers-color-scheme: dark) { :root { --paper: #16181c; --ink: #e4e4e4; --faint: #a8adb5; --line: #3d4148; } }
+body {
+  font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 1.5rem auto; padding: 0 1rem;
+  background: var(--paper); color: var(--ink);
+}
+h1, h2, p, th, td, dt, dd, figcaption { overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; line-height: 1.25; }
 table { border-collapse: collapse; }
-th, td { border-bottom: 1px solid #ccc; padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; }
+th, td { border-bottom: 1px solid var(--line); padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; }
 .grids { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 11rem), 1fr)); gap: 1rem; align-items: start; }
 .wide { grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: .9rem; }
 img { width: 100%; max-width: 36rem; height: auto; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-@media (max-width: 40rem) {
+dt { font-weight: 600; }
+dd { margin: 0 0 .6rem; }
+@media (max-width: 60rem) {
   table, tbody { display: block; }
-  tr { display: flex; flex-wrap: wrap; border-bottom: 1px solid #ccc; padding: .35rem 0; }
-  th, td { border: 0; padding: 0 .5rem 0 0; box-sizing: border-box; flex: 1 1 0; min-width: 0; }
-  tr > th:first-child { flex: 0 0 100%; font-size: .85rem; color: #555; }
+  tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); border-bottom: 1px solid var(--line); padding: .35rem 0; }
+  tr:first-child { display: none; }
+  th, td { border: 0; padding: 0 .6rem .2rem 0; min-width: 0; }
+  tr > th:first-child { grid-column: 1 / -1; }
+  td::before { content: attr(data-of); display: block; font-size: .8rem; line-height: 1.2; color: var(--faint); }
 }
 """
 WIDE = "grids wide"
@@ -65,8 +74,10 @@ def has_mark(path: Path) -> bool:
     return text.startswith(f"<!DOCTYPE html>\n{MARK}\n") or text.endswith(f"\n{MARK}\n")
 
 
-def html_page(rows: list[list[str]], entries: list[Entry], config: ComparisonConfig) -> str:
-    """The table, the sample grids and the terms over t of entries; pictures lie in the page."""
+def html_page(
+    rows: list[list[str]], entries: list[Entry], meanings: Mapping[str, str], config: ComparisonConfig
+) -> str:
+    """The table, the sample grids, the terms over t of entries and what the rows mean; pictures lie in the page."""
     first = entries[0].result
     title = f"{', '.join(entry.name for entry in entries)} on {first.dataset}"
     where = f"{first.images:,} images of {first.dataset} (split {first.split}), seed {first.seed}"
@@ -83,6 +94,7 @@ def html_page(rows: list[list[str]], entries: list[Entry], config: ComparisonCon
     terms = [(entry.name, entry.pictures["terms"]) for entry in entries if "terms" in entry.pictures]
     if terms:
         parts += ["<h2>The bound over t</h2>", *_grids((_figure(path, name) for name, path in terms), WIDE)]
+    parts += ["<h2>What the rows mean</h2>", _definitions(meanings)]
     parts += ["<h2>Command</h2>", f"<pre>{escape(command(config))}</pre>"]
     body = "\n".join(parts)
     return (
@@ -134,12 +146,21 @@ def _words(name: str, value: object) -> str:
     return f"--{name} {' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
 
 
+def _definitions(meanings: Mapping[str, str]) -> str:
+    told = (f"<dt>{escape(label)}</dt><dd>{escape(meaning)}</dd>" for label, meaning in meanings.items())
+    return "<dl>\n" + "\n".join(told) + "\n</dl>"
+
+
 def html_table(rows: list[list[str]]) -> str:
-    """The rows as an HTML table, the first as its head."""
+    """The rows as an HTML table, the first as its head; each cell has the name above it, for screens too narrow for columns."""
     head, *body = rows
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
     lines += [
-        f"<tr><th>{escape(row[0])}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
+        f"<tr><th>{escape(row[0])}</th>"
+        + "".join(
+            f'<td data-of="{escape(name)}">{escape(cell)}</td>' for name, cell in zip(head[1:], row[1:], strict=True)
+        )
+        + "</tr>"
         for row in body
     ]
     return "<table>\n" + "\n".join(lines) + "\n</table>"

@@ -16,6 +16,8 @@ FAMILIES: dict[str, str] = {
     "mhvae": "hfgen.families.mhvae:MHVAE",
     "class_conditional_ddpm": "hfgen.families.class_conditional_ddpm:ClassConditionalDDPM",
     "vdm": "hfgen.families.vdm:VDM",
+    "flow": "hfgen.families.flow:Flow",
+    "gan": "hfgen.families.gan:GAN",
     "autoencoder": "hfgen.families.autoencoder:Autoencoder",
     "latent_ddpm": "hfgen.families.latent:LatentDDPM",
     "dit": "hfgen.families.latent.dit:DiT",

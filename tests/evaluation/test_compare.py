@@ -273,13 +273,13 @@ def test_the_page_fits_a_phone(quick, tmp_path):
     declared = {
         selector.strip(): body for selector, body in re.findall(r"^\s*([^{}@\n]+) \{ ([^{}]*) \}", style, re.MULTILINE)
     }
-    assert "overflow-wrap: anywhere" in declared["h1, h2, p, th, td, figcaption"]
+    assert "overflow-wrap: anywhere" in declared["h1, h2, p, th, td, dt, dd, figcaption"]
     assert "white-space: pre-wrap" in declared["pre"]
     assert "overflow-wrap: anywhere" in declared["pre"]
     assert "width: 100%" in declared["img"]
     # a column is as wide as the window where that is less than the least width
     least = re.findall(r"minmax\(min\(100%, (\d+)rem\), 1fr\)", style)
     assert len(least) == 2
-    assert re.search(r"@media \(max-width: 40rem\) \{\s*table, tbody \{ display: block; \}", style)
+    assert re.search(r"@media \(max-width: 60rem\) \{\s*table, tbody \{ display: block; \}", style)
     assert "min-width: 0" in style[style.index("@media") :]
     assert not re.search(r"(?<!max-)(?<!min-)width: \d+(px|rem)", style)

@@ -4,11 +4,19 @@ import pytest
 
 from hfgen.families.registry import get_family
 from hfgen.models.configs import MadeFor, better_preset, choose_preset
+from hfgen.models.flow_presets import FLOW_PRESETS, FLOWS_FOR, build_flow
+from hfgen.models.gan_presets import GAN_PRESETS, GANS_FOR, build_gan
 from hfgen.models.noise_predictor import UNET_PRESETS, UNETS_FOR
 from hfgen.models.vae_presets import VAE_PRESETS, VAES_FOR
 from hfgen.models.vdm_presets import VDM_PRESETS, VDMS_FOR, build_vdm, load_vdm_config
 
-KINDS = {"ddpm": (UNET_PRESETS, UNETS_FOR), "vae": (VAE_PRESETS, VAES_FOR), "vdm": (VDM_PRESETS, VDMS_FOR)}
+KINDS = {
+    "ddpm": (UNET_PRESETS, UNETS_FOR),
+    "flow": (FLOW_PRESETS, FLOWS_FOR),
+    "gan": (GAN_PRESETS, GANS_FOR),
+    "vae": (VAE_PRESETS, VAES_FOR),
+    "vdm": (VDM_PRESETS, VDMS_FOR),
+}
 CHOSEN = {
     "ddpm": {
         (1, 8): "digits", (1, 28): "mnist", (1, 32): "grey-32", (1, 64): "grey-64", (1, 128): "grey-128",
@@ -20,6 +28,8 @@ CHOSEN = {
         (1, 8): "digits", (1, 28): "mnist-conv", (1, 32): "grey-32", (1, 64): "grey-64", (1, 128): "grey-128",
         (3, 28): "rgb-28", (3, 32): "rgb-32", (3, 64): "rgb-64", (3, 128): "rgb-128", (1, 45): "digits", (3, 500): "rgb-32",
     },
+    "flow": {(1, 8): "digits", (1, 28): "mnist", (1, 64): "mnist", (3, 32): "rgb-32", (3, 128): "rgb-32"},
+    "gan": {(1, 8): "digits", (1, 28): "mnist", (1, 64): "mnist", (3, 32): "rgb-32", (3, 128): "rgb-32"},
     "vdm": {(1, 8): "digits", (1, 28): "mnist", (1, 64): "mnist", (3, 32): "rgb-32", (3, 128): "rgb-32"},
 }  # fmt: skip
 MANY = {
@@ -91,3 +101,11 @@ def test_the_chosen_variational_diffusion_model_takes_such_images(channels, side
     name = get_family("vdm").preset((channels, side, side))
     model = build_vdm(load_vdm_config(name), side, channels)
     assert sum(p.numel() for p in model.parameters()) < 1_500_000
+
+
+@pytest.mark.parametrize(
+    ("build", "presets", "made_for"), [(build_flow, FLOW_PRESETS, FLOWS_FOR), (build_gan, GAN_PRESETS, GANS_FOR)]
+)
+def test_presets_of_flows_and_gans_fit_their_images(build, presets, made_for):
+    for name, config in presets.items():
+        assert build(config, made_for[name].side, made_for[name].channels)

@@ -185,10 +185,74 @@ def test_presets_of_doubly_reparameterised_gradients(preset, repository):
     assert (config.model.objective, config.model.num_latent_samples) == ("dreg", 50)
 
 
+FLOW_AND_GAN_PRESETS = ["digits", "mnist"]
+
+
+@pytest.mark.parametrize("kind", ["flow", "gan"])
+@pytest.mark.parametrize("preset", FLOW_AND_GAN_PRESETS)
+def test_presets_of_flows_and_gans_parse(kind, preset, repository):
+    config = parse_training_config(kind, ["--config", str(repository / "training" / f"{kind}-{preset}.yaml")])
+    assert config.model.model_config_name_or_path == preset
+    assert config.data.dataset_name.endswith(preset)
+
+
+LATENT_PRESETS = {
+    "autoencoder-digits": ("autoencoder", "digits"),
+    "autoencoder-mnist": ("autoencoder", "mnist"),
+    "ldm-digits": ("ddpm", "latent-4"),
+    "ldm-mnist": ("ddpm", "latent-7"),
+    "dit-digits": ("ddpm", "dit-4"),
+    "dit-mnist": ("ddpm", "dit-7"),
+}
+
+
+@pytest.mark.parametrize("preset", LATENT_PRESETS)
+def test_presets_of_latents_parse(preset, repository):
+    family, model = LATENT_PRESETS[preset]
+    config = parse_training_config(family, ["--config", str(repository / "training" / f"{preset}.yaml")])
+    assert config.model.model_config_name_or_path == model
+    assert config.data.dataset_name.endswith(preset.partition("-")[2])
+
+
+def test_presets_of_words_and_of_pictures_to_follow(repository):
+    configs = {
+        name: parse_training_config(family, ["--config", str(repository / "training" / f"{name}.yaml")])
+        for name, family in WORDS_PRESETS.items()
+    }
+    assert configs["sd-mnist"].model.model_config_name_or_path == "text-8"
+    assert configs["text-to-image-digits"].data.caption_template == "a handwritten {}"
+    assert configs["controlnet-mnist"].data.condition == "skeleton"
+
+
+WORDS_PRESETS = {"text-to-image-digits": "text_to_image", "sd-mnist": "text_to_image", "controlnet-mnist": "controlnet"}
+
+
+VIDEO_PRESETS = {
+    "moving-digits": "text_to_image",
+    "moving-mnist": "text_to_image",
+    "video-digits": "video",
+    "video-mnist": "video",
+}
+
+
+@pytest.mark.parametrize("preset", VIDEO_PRESETS)
+def test_presets_of_what_moves_parse(preset, repository):
+    config = parse_training_config(VIDEO_PRESETS[preset], ["--config", str(repository / "training" / f"{preset}.yaml")])
+    assert config.data.dataset_name.startswith("moving:")
+    assert config.data.dataset_name.endswith(preset.partition("-")[2])
+    if config.family == "video":
+        assert config.data.num_frames <= config.model.motion_max_seq_length
+
+
 def test_all_presets_are_tested(repository):
     tested = {
+        *VIDEO_PRESETS,
+        *WORDS_PRESETS,
+        *LATENT_PRESETS,
         *(f"mhvae-{preset}" for preset in MHVAE_PRESETS),
         *DREG_PRESETS,
+        *(f"flow-{preset}" for preset in FLOW_AND_GAN_PRESETS),
+        *(f"gan-{preset}" for preset in FLOW_AND_GAN_PRESETS),
         "digits",
         "digits-class-conditional",
         *(f"vdm-{preset}" for preset in VDM_PRESETS),
