@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from hfgen.configs.training import ClipData, DataConfig
+from hfgen.core.errors import HfgenError
 from hfgen.core.memory import check_fits
 from hfgen.core.resume import tensors_digest
 from hfgen.data.clips import ClipReader, clip_survey, common_length, find_clip_column
@@ -89,6 +90,14 @@ class TrainingSet:
             **self.composited,
             **_companions_identity(self.train_companions),
         }
+
+    def told_classes(self) -> list[str]:
+        """The names of the classes, for a network that is told them; `HfgenError` where not all images have one."""
+        if self.train_labels is None or self.labels is None:
+            raise HfgenError(
+                "class_conditional needs a column of classes in the training and the held-out split: name it with --label_column"
+            )
+        return list(self.class_names)
 
     @property
     def _rows_at_once(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from hfgen.core.errors import HfgenError
 from hfgen.families.ddpm import DDPM
 from hfgen.families.ddpm.flags import ClassConditionalSampling
 
@@ -32,12 +31,7 @@ class ClassConditionalDDPM(DDPM):
         return ClassConditionalDDPMPipeline.from_pretrained(folder, use_safetensors=True, variant=variant)
 
     def num_classes(self, images):
-        if images.train_labels is None or images.labels is None:
-            raise HfgenError(
-                "class_conditional needs a column of classes in the training and the held-out split: name it with "
-                "--label_column"
-            )
-        return len(images.class_names)
+        return len(images.told_classes())
 
     def task(self, config, module, images):
         from hfgen.families.ddpm.class_conditional import ClassConditionalDDPMTask

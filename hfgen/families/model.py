@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfgen.core.errors import HfgenError
 from hfgen.families.base import Family
 
 if TYPE_CHECKING:
@@ -67,6 +68,20 @@ class Model:
         identity = self.identity()
         told = json.dumps([identity["weights"], identity["configs"]], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:DIGEST_DIGITS]
+
+    def give_weights(self, module: torch.nn.Module, given: str | None, to_leave: str) -> None:
+        """Load the network's weights into one made for other images and flags.
+
+        Raises `HfgenError` for weights of other shapes; `given` is how the flag pretrained_model_name_or_path names this model, and
+        `to_leave` names the flags that are to stay as they are there.
+        """
+        try:
+            module.load_state_dict(self.module.state_dict())
+        except RuntimeError as error:
+            raise HfgenError(
+                f"pretrained_model_name_or_path={given!r} has weights of other shapes than the images and flags ask for: leave "
+                f"{to_leave} as they are there"
+            ) from error
 
     def summary(self) -> str:
         """What it is, in a sentence."""

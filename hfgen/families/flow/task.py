@@ -98,14 +98,8 @@ def initial_model(
     flow = build_flow(model_config, images.resolution, images.channels)
     if pretrained is None:
         flow.start_from(histogram(images))
-        return flow
-    try:
-        flow.load_state_dict(pretrained.module.state_dict())
-    except RuntimeError as error:
-        raise HfgenError(
-            f"pretrained_model_name_or_path={config.model.pretrained_model_name_or_path!r} has weights of other shapes than the "
-            "images and flags ask for: leave --dequantization and --resolution as they are there"
-        ) from error
+    else:
+        pretrained.give_weights(flow, config.model.pretrained_model_name_or_path, "--dequantization and --resolution")
     return flow
 
 

@@ -58,15 +58,9 @@ class DiT(LatentDDPM):
     def build(self, config, model_config, images, pretrained):
         from hfgen.models.latent_presets import build_dit
 
-        if images.train_labels is None or images.labels is None:
-            raise HfgenError(
-                "class_conditional needs a column of classes in the training and the held-out split: name it with "
-                "--label_column"
-            )
-        if len(images.class_names) > MOST_CLASSES:
-            raise HfgenError(
-                f"{len(images.class_names)} classes: a DiTPipeline has a place for {MOST_CLASSES}, use fewer"
-            )
+        classes = len(images.told_classes())
+        if classes > MOST_CLASSES:
+            raise HfgenError(f"{classes} classes: a DiTPipeline has a place for {MOST_CLASSES}, use fewer")
         transformer = build_dit(model_config, images.resolution, images.channels)
         if pretrained is not None:
             transformer.load_state_dict(pretrained.module.state_dict())

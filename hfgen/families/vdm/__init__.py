@@ -58,14 +58,7 @@ class VDM(Family):
 
     def class_names(self, config, images) -> list[str]:
         """Of the classes that the network is told; none without class_conditional. `HfgenError` where the images have none."""
-        if not config.model.class_conditional:
-            return []
-        if images.train_labels is None or images.labels is None:
-            raise HfgenError(
-                "class_conditional needs a column of classes in the training and the held-out split: name it with "
-                "--label_column"
-            )
-        return list(images.class_names)
+        return images.told_classes() if config.model.class_conditional else []
 
     def task(self, config, module, images):
         from hfgen.families.vdm.task import make_task

@@ -145,13 +145,6 @@ def initial_model(
 ) -> VDMModel:
     """A new model, or one with the weights of a trained one; `HfgenError` where these do not fit the images and flags."""
     vdm = build_vdm(config, images.resolution, images.channels, num_classes)
-    if pretrained is None:
-        return vdm
-    try:
-        vdm.load_state_dict(pretrained.module.state_dict())
-    except RuntimeError as error:
-        raise HfgenError(
-            f"pretrained_model_name_or_path={model.pretrained_model_name_or_path!r} has weights of other shapes than the "
-            "images and flags ask for: leave --gamma and the number of classes as they are there"
-        ) from error
+    if pretrained is not None:
+        pretrained.give_weights(vdm, model.pretrained_model_name_or_path, "--gamma and the number of classes")
     return vdm
