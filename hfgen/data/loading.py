@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -100,16 +101,28 @@ class ImagesStreamed(TorchDataset):
             for batch in loader:
                 yield batch.to(self.device, non_blocking=True)
         except HfgenError as error:  # a worker's error arrives with its whole traceback as text
-            traceback.clear_frames(error.__traceback__)  # frees the loader, which then ends its workers at once
+            end_workers(error)
             raise HfgenError(str(error).strip().rpartition("HfgenError: ")[2]) from None
         except (EOFError, ConnectionError, FileNotFoundError) as error:  # what it was sending has ended with it
-            traceback.clear_frames(error.__traceback__)
+            end_workers(error)
             raise HfgenError(dead_worker("has ended")) from error
         except RuntimeError as error:
             if DEAD_WORKER.search(str(error)) is None:
                 raise
-            traceback.clear_frames(error.__traceback__)
+            end_workers(error)
             raise HfgenError(explain(error)) from error
+
+
+def end_workers(error: Exception) -> None:
+    """Free the loader that an error came from, which ends its workers at once.
+
+    One more that dies meanwhile is no news: torch's handler of SIGCHLD would raise where nothing can catch it, in `__del__`.
+    """
+    told_of_children = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if told_of_children else None
+    traceback.clear_frames(error.__traceback__)
+    if handler is not None:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def outlive_signals(worker: int) -> None:
