@@ -1,6 +1,6 @@
 """How often stock diffusers draws what it is asked for: `pipeline(prompt)` as it is, looked at by the classifier of digits.
 
-`python benchmarks/words.py model_cards/sd-mnist --template "a handwritten {}" --out model_cards/sd-mnist/words.json`
+`python benchmarks/words.py model_cards/sd-mnist --template "a handwritten {}" --out model_cards/sd-mnist-words.json`
 
 The pipeline is that of `DiffusionPipeline.from_pretrained`, with its own scheduler, steps and guidance. Image i is asked for the
 digit i mod 10 in words, and its noise is of the seed i.

@@ -144,6 +144,12 @@ def test_preset_of_classes(repository):
     assert (config.model.class_conditional, config.model.ddpm_variance_type) == (True, "learned_range")
 
 
+def test_preset_of_the_speedrun(repository):
+    config = parse("--config", str(repository / "training/mnist-speedrun.yaml"))
+    assert (config.model.class_conditional, config.run.save_images_epochs) == (True, 0)
+    assert config.optimization.max_train_steps > config.optimization.lr_warmup_steps
+
+
 def test_preset_of_8_bit_pixels(repository):
     config = parse_vae(["--config", str(repository / "training/vae-mnist-8bit.yaml")])
     assert (config.model.model_config_name_or_path, config.model.likelihood) == ("mnist-50d", "discretized_logistic")
@@ -228,6 +234,7 @@ WORDS_PRESETS = {"text-to-image-digits": "text_to_image", "sd-mnist": "text_to_i
 
 
 VIDEO_PRESETS = {
+    "autoencoder-moving-mnist": "autoencoder",
     "moving-digits": "text_to_image",
     "moving-mnist": "text_to_image",
     "video-digits": "video",
@@ -261,6 +268,7 @@ def test_all_presets_are_tested(repository):
         "vae-mnist-50d-iw",
         "vae-mnist-8bit",
         "mnist-class-conditional",
+        "mnist-speedrun",
         *(f"vae-{preset}" for preset in VAE_PRESETS),
     }
     assert {path.stem for path in (repository / "training").glob("*.yaml")} == tested

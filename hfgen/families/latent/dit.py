@@ -63,7 +63,7 @@ class DiT(LatentDDPM):
             raise HfgenError(f"{classes} classes: a DiTPipeline has a place for {MOST_CLASSES}, use fewer")
         transformer = build_dit(model_config, images.resolution, images.channels)
         if pretrained is not None:
-            transformer.load_state_dict(pretrained.module.state_dict())
+            pretrained.give_weights(transformer, config.model.pretrained_model_name_or_path, "--resolution and --autoencoder")
         return transformer
 
     def task(self, config, module, images):

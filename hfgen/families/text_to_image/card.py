@@ -39,6 +39,7 @@ def text_card(pipeline: Any, name: str, training: TrainingRecord | None, results
         samples="Samples of captions in turn, not selected.",
         limits=[OTHER_WORDS, *([] if results is not None else [UNMEASURED])],
         tags=["text-to-image", "stable-diffusion", "latent-diffusion"],
+        pictures={"words": "What the pipeline draws of prompts in turn by its own steps and guidance, not selected."},
         task=TASK,
         sample_flags=f"--prompt {shlex.quote(prompt)}",
     )
