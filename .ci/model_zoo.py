@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +49,7 @@ class Entry:
     title: str
     result: EvaluationResult
     training: TrainingRecord | None
+    card: str
 
     @property
     def likelihood(self) -> LikelihoodResult | None:
@@ -66,6 +68,12 @@ class Entry:
     def samples(self) -> SampleResult:
         return self.result.samples
 
+    @property
+    def command(self) -> str:
+        """Draws from it, with what its card says that this needs."""
+        told = re.search(rf"^hfgen sample {re.escape(self.name)} (.*)--out", self.card, re.MULTILINE)
+        return f"hfgen sample model_cards/{self.name} {told[1] if told else ''}--out {self.name}.png"
+
 
 def read_entries(folder: Path) -> list[Entry]:
     """All models of a folder by name."""
@@ -82,6 +90,7 @@ def _read_entry(folder: Path) -> Entry:
         title=family_of(read_json(folder / "model_index.json"), folder.name).title,
         result=result,
         training=TrainingRecord.load(record) if record.is_file() else None,
+        card=(folder / "README.md").read_text(encoding="utf-8"),
     )
 
 
@@ -113,7 +122,7 @@ def zoo(entries: list[Entry]) -> str:
             for e in entries
         ],
     )
-    commands = "\n".join(["```sh", *(f"hfgen sample model_cards/{e.name} --out {e.name}.png" for e in entries), "```"])
+    commands = "\n".join(["```sh", *(e.command for e in entries), "```"])
     return "\n\n".join([INTRODUCTION, LIKELIHOODS, likelihoods, SAMPLES, samples, COMMANDS.rstrip(), commands]) + "\n"
 
 
