@@ -16,7 +16,6 @@ from hfgen.families.registry import family_of, get_family
 from hfgen.results import EvaluationResult, LikelihoodResult, Metric, SampleResult, TrainingRecord
 
 ROOT = Path(__file__).resolve().parents[1]
-SITE = "https://github.com/hfgen/hfgen/blob/main"
 BEGIN, END = "<!-- models: written by .ci/model_zoo.py -->", "<!-- end of models -->"
 UNITS = ("bits/dim", "nats/image")
 INTRODUCTION = """\
@@ -132,7 +131,7 @@ def short_table(entries: list[Entry]) -> str:
         ("model", "kind", "parameters", "tightest bound", "Frechet distance (floor)"),
         [
             (
-                f"[{e.name}]({SITE}/model_cards/{e.name}/README.md)",
+                f"`{e.name}`",
                 e.title,
                 f"{e.result.parameters:,}",
                 _text(_headline(e, "importance-weighted bound") or _headline(e, "bound")) + _caveat(e) + _withheld(e),
