@@ -14,6 +14,7 @@ from hfgen.configs.sampling import SamplingConfig
 from hfgen.configs.training import HubConfig, OptimizationConfig, RunConfig, TrainingConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.history import HISTORY_FILE, read_history
+from hfgen.core.processes import on_first
 from hfgen.families.model import Model
 from hfgen.results import TRAINING_FILE, EvaluationResult, TrainingRecord
 
@@ -96,10 +97,10 @@ def compare(
     if out is None:
         with TemporaryDirectory() as folder:
             return compare_models(asked, load_one, Path(folder) / "work")
-    check_page(Path(out), overwrite)
+    on_first(lambda: check_page(Path(out), overwrite))
     work = comparison_folder(Path(out))
     comparison = compare_models(asked, load_one, work)
-    comparison.save(out, overwrite=overwrite)
+    on_first(lambda: comparison.save(out, overwrite=overwrite))
     finish_comparison(asked, work)
     return comparison
 

@@ -9,6 +9,7 @@ from hfgen.cli.evaluate import add_evaluation_flags, take_evaluation
 from hfgen.cli.options import DEVICE
 from hfgen.configs.evaluation import COMPARED_SAMPLES
 from hfgen.core.errors import HfgenError
+from hfgen.core.processes import is_first, on_first
 
 
 def add_parser(commands) -> None:
@@ -31,7 +32,7 @@ def add_parser(commands) -> None:
     )
     add("--overwrite", action="store_true", help="replace files at --out that hfgen compare did not write")
     add("--device", help=DEVICE)
-    parser.set_defaults(run=run, samples=COMPARED_SAMPLES)
+    parser.set_defaults(run=run, shares=True, samples=COMPARED_SAMPLES)
 
 
 def run(args: Namespace) -> None:
@@ -52,8 +53,9 @@ def run(args: Namespace) -> None:
         raise HfgenError(f"{args.models[0]} alone: name two or more pipelines to compare")
     if args.out.suffix != ".html":
         raise HfgenError(f"--out {args.out}: the page is an HTML file, name one that ends in .html")
-    check_writable("--out", args.out)
+    on_first(lambda: check_writable("--out", args.out))
     comparison = compare(
         args.models, config, out=args.out, repeat=args.repeat, device=args.device, overwrite=args.overwrite
     )
-    print(comparison.table(), args.out, args.out.with_suffix(".md"), sep="\n")
+    if is_first():
+        print(comparison.table(), args.out, args.out.with_suffix(".md"), sep="\n")

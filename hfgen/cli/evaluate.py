@@ -9,6 +9,7 @@ from pathlib import Path
 from hfgen.cli.options import DEVICE, REVISION, add_options, take_options
 from hfgen.cli.parser import Parser, taken_from
 from hfgen.configs.evaluation import EvaluationConfig
+from hfgen.core.processes import is_first, on_first
 
 
 def add_parser(commands) -> None:
@@ -21,7 +22,7 @@ def add_parser(commands) -> None:
     add("--out", type=Path, help="JSON file of the results; plots go beside it, and work broken off goes on from there")
     add("--overwrite", action="store_true", help="replace files at --out that are no results of hfgen")
     add("--device", help=DEVICE)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, shares=True)
 
 
 def add_evaluation_flags(parser: Parser) -> None:
@@ -51,10 +52,11 @@ def run(args: Namespace) -> None:
 
     logging.disable_progress_bar()
     if args.out is not None:
-        check_writable("--out", args.out)
-        check_out(args.out, args.overwrite)
+        on_first(lambda: check_writable("--out", args.out))
+        on_first(lambda: check_out(args.out, args.overwrite))
     model = load(args.pipeline, revision=args.revision, device=args.device)
     set_up_processor(model.pipeline.device)
     result = evaluate(model, config, out=args.out)
     written = [] if args.out is None else write_results(result, model.family, args.out)
-    print(result.table(), *written, sep="\n")
+    if is_first():
+        print(result.table(), *written, sep="\n")

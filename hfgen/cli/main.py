@@ -13,6 +13,7 @@ from hfgen.cli import card, compare, evaluate, figures, publish, sample, train_f
 from hfgen.cli.parser import Parser
 from hfgen.configs.flags import OutOfRange
 from hfgen.core.ending import DEBUG, exit_status
+from hfgen.core.processes import is_first_of_launch, together
 
 COMMANDS = (sample, evaluate, compare, figures, card, publish, train_features)
 
@@ -35,11 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(commands)
     for command_parser in commands.choices.values():
         command_parser.add_argument("--debug", action="store_true", default=SUPPRESS, help=DEBUG)
+    parser.set_defaults(shares=False)
     args = parser.parse_args(argv)
 
     def run() -> None:
         try:
-            args.run(args)
+            if args.shares:
+                with together():
+                    args.run(args)
+            elif is_first_of_launch():
+                args.run(args)
         except OutOfRange as error:
             parser.error(f"argument --{error.name}: {error}")
 

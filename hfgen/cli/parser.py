@@ -17,7 +17,7 @@ import yaml
 
 from hfgen.configs.flags import check_ranges
 from hfgen.configs.training import HubConfig, OptimizationConfig, RunConfig, TrainingConfig
-from hfgen.core.ending import DEBUG
+from hfgen.core.ending import DEBUG, is_first_to_fail
 from hfgen.core.errors import HfgenError, one_line
 from hfgen.families.registry import get_family
 
@@ -36,6 +36,10 @@ class Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with a line that tells the mistake."""
         self.exit(2, f"{self.prog}: error: {message}; see --help\n")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End; of several processes of a launch one says why."""
+        super().exit(status, message if status == 0 or is_first_to_fail() else None)
 
     def add_flags(self, kind: type, *, only_given: bool = False) -> None:
         """Add the fields of a dataclass that have a help, as `hfgen.configs.flags.flag` makes them.

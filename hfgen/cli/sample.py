@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from hfgen.configs.sampling import SamplingConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.files import check_writable, make_folder
 from hfgen.core.overwrite import check_picture, check_replaceable
+from hfgen.core.processes import is_first, on_first
 
 if TYPE_CHECKING:
     from hfgen.drawing.draw import Samples
@@ -39,7 +41,7 @@ def add_parser(commands) -> None:
     add("--video", type=Path, metavar="GIF_OR_MP4", help=VIDEO)
     add("--overwrite", action="store_true", help="draw anew into a folder, whose images by hfgen are removed first")
     add("--device", help=DEVICE)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, shares=True)
 
 
 def run(args: Namespace) -> None:
@@ -51,9 +53,9 @@ def run(args: Namespace) -> None:
 
     options = take_options(args, "sampling_options")
     config = replace(taken_from(args, SamplingConfig), options=options, trajectory=args.gif is not None)
-    single_files = check_outputs(args.out, args.gif, overwrite=args.overwrite)
+    single_files = on_first(lambda: check_outputs(args.out, args.gif, overwrite=args.overwrite))
     if args.video is not None:
-        check_video(args.video)
+        on_first(lambda: check_video(args.video))
     from diffusers.utils import logging
 
     from hfgen.core.device import set_up_processor
@@ -70,7 +72,9 @@ def run(args: Namespace) -> None:
         )
     _check_clips(model, args, single_files)
     write = _write_folder if single_files else _write_grid
-    print(*write(model, config, args), sep="\n")
+    told = write(model, config, args)
+    if is_first():
+        print(*told, sep="\n")
 
 
 def _check_clips(model: Model, args: Namespace, single_files: bool) -> None:
@@ -82,7 +86,7 @@ def _check_clips(model: Model, args: Namespace, single_files: bool) -> None:
         raise HfgenError(f"--out {args.out}: of clips all frames are one picture, name a file that ends in .png")
     if clips and args.video is None:
         args.video = args.out.with_suffix(".gif")
-        check_video(args.video)
+        on_first(lambda: check_video(args.video))
 
 
 def _write_grid(model: Model, config: SamplingConfig, args: Namespace) -> list[str]:
@@ -90,13 +94,13 @@ def _write_grid(model: Model, config: SamplingConfig, args: Namespace) -> list[s
     from hfgen.library import sample
 
     samples = sample(model, config)
-    samples.save(args.out)
-    told = [
-        _told(args.out, config, samples.images.shape[1:]),
-        *_write_trajectory(samples, args),
-        *_write_video(samples, args),
-    ]
-    return [*told, _rate(config.num_images, samples.seconds, samples.how, model)]
+
+    def save() -> list[str]:
+        samples.save(args.out)
+        told = _told(args.out, config, samples.images.shape[1:])
+        return [told, *_write_trajectory(samples, args), *_write_video(samples, args)]
+
+    return [*on_first(save), _rate(config.num_images, samples.seconds, samples.how, model)]
 
 
 def _write_folder(model: Model, config: SamplingConfig, args: Namespace) -> list[str]:
@@ -106,7 +110,7 @@ def _write_folder(model: Model, config: SamplingConfig, args: Namespace) -> list
     done = draw_into_folder(model, config, args.out, overwrite=args.overwrite)
     told = [_told(args.out, config, model.image_shape)]
     if done.head is not None:
-        told += _write_trajectory(done.head, args)
+        told += on_first(partial(_write_trajectory, done.head, args))
     if done.drawn < config.num_images:
         told.append(f"{config.num_images - done.drawn} of them were there already")
     return [*told, _rate(done.drawn, done.seconds, done.how, model)] if done.drawn else told

@@ -69,12 +69,12 @@ def exit_status(action: Callable[[], object], *, program: str, debug: bool, inte
 
 
 def _tell(line: str, before: str = "") -> None:
-    if _is_first():
+    if is_first_to_fail():
         with suppress(OSError):  # stderr may be a broken pipe too
             print(f"{before}{line}", file=sys.stderr, flush=True)
 
 
-def _is_first() -> bool:
+def is_first_to_fail() -> bool:
     """Whether no other process of the same launch has told an error yet: those of the others follow from the first.
 
     torchrun and `accelerate launch` give each process a file for its error, in a folder that all of a machine share.

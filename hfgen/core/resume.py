@@ -6,18 +6,18 @@ import copy
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
 from hfgen.core.files import whole, write_text
+from hfgen.core.processes import is_first, on_first, tell
 
 SETTINGS = "settings.json"
 SAVE_SECONDS = 30
@@ -26,6 +26,8 @@ DIGEST = "digest"
 
 class Resumable:
     """Parts of a piece of work on disk, kept while `settings` are the same; a Resumable of None keeps nothing.
+
+    Of several processes that work together the first reads and writes, and all know what it has read.
 
     Each part carries a digest of its tensors, its name and the settings. What is not as it was written is removed, with a
     line on stderr, and done anew.
@@ -36,21 +38,8 @@ class Resumable:
     def __init__(self, folder: Path | None, settings: Mapping[str, Any] | None = None):
         self.folder, self.prefix = folder, ""
         self.settings = json.dumps(settings, sort_keys=True)
-        if folder is None:
-            return
-        found = _json_text(folder / SETTINGS)
-        if found == self.settings:
-            return
-        if _parts(folder) and found is None:
-            tell_anew(folder / SETTINGS, "all is")
-        elif _parts(folder):
-            tqdm.write(f"hfgen: {folder} holds work of other settings: all is done anew", file=sys.stderr)
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise HfgenError(f"{folder} cannot be written ({error.strerror}): remove it or make room") from error
-        write_text(folder / SETTINGS, self.settings)
+        if folder is not None:
+            on_first(partial(_prepare, folder, self.settings))
 
     def under(self, prefix: str) -> Resumable:
         """The same, for parts whose names then begin so: work of the same kind is kept apart."""
@@ -60,9 +49,9 @@ class Resumable:
 
     def load(self, name: str) -> dict[str, torch.Tensor] | None:
         """The tensors that `save` wrote under this name, None if there are none that can be used."""
-        if self.folder is None:
-            return None
-        name = f"{self.prefix}{name}"
+        return None if self.folder is None else on_first(lambda: self._found(f"{self.prefix}{name}"))
+
+    def _found(self, name: str) -> dict[str, torch.Tensor] | None:
         path = self._path(name)
         found = self._read(path, name)
         if found is None and _is_there(path):
@@ -72,7 +61,7 @@ class Resumable:
 
     def save(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
         """Write, in one step; `HfgenError` for a full disk."""
-        if self.folder is None:
+        if self.folder is None or not is_first():
             return
         name = f"{self.prefix}{name}"
         path = self._path(name)
@@ -86,12 +75,12 @@ class Resumable:
 
     def finish_if_empty(self) -> None:
         """`finish` if nothing was saved: the work was refused."""
-        if self.folder is not None and not _parts(self.folder):
+        if self.folder is not None and is_first() and not _parts(self.folder):
             self.finish()
 
     def finish(self) -> None:
         """Remove everything: the work is done."""
-        if self.folder is not None:
+        if self.folder is not None and is_first():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, name: str) -> Path:
@@ -121,7 +110,7 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor], *words: str) -> str:
 
 def tell_anew(path: Path, what: str) -> None:
     """Say on stderr that a part of unfinished work is of no use."""
-    tqdm.write(f"hfgen: {path} is damaged: {what} done anew", file=sys.stderr)
+    tell(f"{path} is damaged: {what} done anew")
 
 
 def remove(path: Path) -> None:
@@ -133,6 +122,23 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise HfgenError(f"{path} cannot be removed ({error.strerror}): remove it and start again") from error
+
+
+def _prepare(folder: Path, settings: str) -> None:
+    """A folder of these settings: what there is of others is removed."""
+    found = _json_text(folder / SETTINGS)
+    if found == settings:
+        return
+    if _parts(folder) and found is None:
+        tell_anew(folder / SETTINGS, "all is")
+    elif _parts(folder):
+        tell(f"{folder} holds work of other settings: all is done anew")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise HfgenError(f"{folder} cannot be written ({error.strerror}): remove it or make room") from error
+    write_text(folder / SETTINGS, settings)
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, DatasetDict
-from tqdm.auto import tqdm
+from datasets import Dataset, DatasetDict, IterableDataset
 
 from hfgen.configs.evaluation import MeasuredData
 from hfgen.core.errors import HfgenError
+from hfgen.core.processes import tell
 from hfgen.data.companions import CompanionRules, rules_of_origin
 from hfgen.data.decode import undecoded
 from hfgen.data.digits import DIGITS
 from hfgen.data.evaluation_images import Selection, select, shown_dataset
 from hfgen.data.origin import GIVEN, LOCAL, Origin, images_fingerprint, kept_place, origin_of_json
 from hfgen.data.sources import TEST, TRAIN, load_source
+from hfgen.data.stream_source import first_rows, load_streams
 from hfgen.data.subset import rows_of_text
 from hfgen.results import TRAINING_FILE, TrainingRecord
 
@@ -50,7 +50,7 @@ class ImageChoice:
     def tell(self) -> None:
         """Say which images they are on stderr, unless they were named."""
         if self.told is not None:
-            tqdm.write(f"hfgen: {self.told}", file=sys.stderr)
+            tell(self.told)
 
     def training(self, train_split: str | None) -> Selection:
         """All rows of a split; None: the rows that the model was trained on, where these are its images, else of "train"."""
@@ -165,8 +165,22 @@ def _source_of(origin: Origin, place: dict[str, str], asked: MeasuredData, whose
         raise HfgenError(
             f"{whose}: trained on the local dataset {origin.name!r}, which is not where it was: {NAME_THEM}"
         )
-    named = place if origin.source == LOCAL else {"dataset_name": origin.name}
-    return load_source(**{"dataset_name": None, **named}, dataset_config_name=origin.config, cache_dir=asked.cache_dir)
+    named = {
+        "dataset_name": None,
+        "train_data_dir": None,
+        "dataset_config_name": origin.config,
+        "cache_dir": asked.cache_dir,
+    }
+    named |= place if origin.source == LOCAL else {"dataset_name": origin.name}
+    return _beginning(load_streams(**named), origin) if origin.streamed else load_source(**named)
+
+
+def _beginning(streams: Mapping[str, Dataset | IterableDataset], origin: Origin) -> DatasetDict:
+    """As much of each split of a stream as its training has looked at: no more is fetched."""
+    wanted = {origin.train_split: origin.train_rows, origin.held_out_split: origin.held_out_rows}
+    if origin.train_split == origin.held_out_split:
+        wanted[origin.train_split] = f"{origin.train_rows} {origin.held_out_rows}"
+    return first_rows(streams, {split: max(rows_of_text(rows or "0")) + 1 for split, rows in wanted.items()})
 
 
 def _held_out_images(source: DatasetDict, origin: Origin, asked: MeasuredData, name: str) -> ImageChoice:
@@ -233,7 +247,8 @@ def _is_of(source: DatasetDict, origin: Origin) -> bool:
     if not {origin.train_split, origin.held_out_split} <= source.keys():
         return False
     rows = source[origin.held_out_split]
-    if len(source[origin.train_split]) != origin.rows or origin.image_column not in rows.features:
+    counted = origin.streamed or len(source[origin.train_split]) == origin.rows
+    if not counted or origin.image_column not in rows.features:
         return False
     if origin.held_out_rows is not None:
         chosen = rows_of_text(origin.held_out_rows)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
+from hfgen.core.processes import is_first, tell
 from hfgen.core.resume import tensors_digest
 from hfgen.data.clip_sources import split_name
 from hfgen.data.clips import ClipReader, find_clip_column, holds_pictures
@@ -116,11 +115,11 @@ class Selection:
                 background=colour(self.background),
             )
             clips = ClipReader(images=reader, frames=shape[0]) if len(shape) == 4 else None
-            return load_images(clips or reader, device, show_progress=True)
+            return load_images(clips or reader, device, show_progress=is_first())
 
         images = read(pictures, self.column)
         for line in changes:
-            tqdm.write(f"hfgen: {line}", file=sys.stderr)
+            tell(line)
         in_memory = isinstance(images, ImagesInMemory)
         return EvaluationImages(
             images=images,

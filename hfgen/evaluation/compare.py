@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from hfgen.configs.evaluation import ComparisonConfig, EvaluationConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.files import make_folder, read_json, write_json, write_text
 from hfgen.core.overwrite import check_replaceable
+from hfgen.core.processes import on_first
 from hfgen.core.resume import Resumable, remove, tell_anew
 from hfgen.data.choice import ImageChoice, choose_images
 from hfgen.drawing.sampler import Sampler
@@ -105,7 +106,8 @@ def compare_models(config: ComparisonConfig, load: Loader, work: Path) -> Compar
         raise
     rows = comparison_rows(entries)
     results = {entry.name: entry.result for entry in entries}
-    return Comparison(results=results, rows=rows, page=html_page(rows, entries, explanations(rows), config))
+    page = on_first(lambda: html_page(rows, entries, explanations(rows), config))
+    return Comparison(results=results, rows=rows, page=page)
 
 
 def check_models(config: ComparisonConfig, load: Loader, names: list[str]) -> list[Path | None]:
@@ -173,15 +175,14 @@ def _entry(config: ComparisonConfig, model: Model, images: ImageChoice, folder: 
     measurement = prepare(model, own, images)
     wanted = {"repeat": config.repeat, **measurement.settings()}
     path = folder / RESULTS_FILE
-    result = _kept(folder, wanted)
+    result = on_first(lambda: _kept(folder, wanted))
     if result is None:
-        make_folder("--out", folder, folder)
+        on_first(lambda: make_folder("--out", folder, folder))
         result = measurement.measure(path)
-        seconds, evaluations = _effort(config, measurement)
+        seconds, evaluations = on_first(lambda: _effort(config, measurement))
         result = replace(result, seconds_per_sample=seconds, evaluations_per_sample=evaluations)
         written = write_results(result, model.family, path)
-        digests = {place.name: _digest(place) for place in written}
-        write_json(folder / KEPT_FILE, {"settings": wanted, "files": digests})
+        on_first(lambda: _keep(folder, wanted, written))
     return Entry(
         name=model.name,
         result=result,
@@ -190,6 +191,12 @@ def _entry(config: ComparisonConfig, model: Model, images: ImageChoice, folder: 
         no_accuracy=without,
         pictures={kind: place for kind, place in pictures_beside(path).items() if place.is_file()},
     )
+
+
+def _keep(folder: Path, wanted: Mapping[str, Any], written: Sequence[Path]) -> None:
+    """Leave a record by which `_kept` knows these files again."""
+    digests = {place.name: _digest(place) for place in written}
+    write_json(folder / KEPT_FILE, {"settings": wanted, "files": digests})
 
 
 def _kept(folder: Path, wanted: Mapping[str, Any]) -> EvaluationResult | None:

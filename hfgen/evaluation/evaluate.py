@@ -16,9 +16,10 @@ import torch
 from hfgen.configs.evaluation import EvaluationConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.media import CLIPS, image_grid, labelled_grid, save_png
-from hfgen.core.memory import check_fits
+from hfgen.core.memory import check_fits, local_processes
 from hfgen.core.metadata import run_metadata
 from hfgen.core.overwrite import check_replaceable, is_picture
+from hfgen.core.processes import on_first
 from hfgen.core.resume import Resumable
 from hfgen.data.choice import ImageChoice, choose_images
 from hfgen.data.evaluation_images import EvaluationImages
@@ -182,7 +183,7 @@ def _synthetic(
 
 
 def _draws(model: Model, config: EvaluationConfig, options: Any, count: int, flag: str) -> Draws:
-    check_fits(count * math.prod(model.image_shape), f"{flag}={count}", "ask for fewer")
+    check_fits(local_processes() * count * math.prod(model.image_shape), f"{flag}={count}", "ask for fewer")
     return Draws(
         sampler=model.family.sampler(model.pipeline, options, config.compile),
         device=model.pipeline.device,
@@ -244,8 +245,13 @@ def _check_without_samples(model: Model, config: EvaluationConfig, drawn: bool) 
 def write_results(result: EvaluationResult, family: Family, out: Path) -> list[Path]:
     """The JSON file and its pictures beside it; the unfinished work is then removed.
 
-    A part that these results lack, and the file has of the same weights and configs, stays in it with what it was measured on.
+    A part that these results lack, and the file has of the same weights and configs, stays in it with what it was measured on. Of
+    several processes the first writes.
     """
+    return on_first(lambda: _write_results(result, family, out))
+
+
+def _write_results(result: EvaluationResult, family: Family, out: Path) -> list[Path]:
     earlier = _earlier(out)
     if earlier is not None:
         result = result.with_earlier(earlier)

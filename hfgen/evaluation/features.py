@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
+from hfgen.core.processes import is_first, shared
 
 BATCH = 500
 BICUBIC = 3  # Pillow's number, as preprocessors have it
@@ -70,12 +71,19 @@ class Extractor(ABC):
     def __call__(self, images, *, show_progress: bool = True) -> Features:
         """Of all images of `ImagesInMemory` or `ImagesStreamed`, of clips of each frame; `HfgenError` for features that are not finite."""
         rows, parts = torch.arange(len(images)).split(BATCH), []
-        with tqdm(total=len(rows), desc="features", unit="batch", disable=not show_progress) as bar:
-            for pixels in images.batches(rows):
-                parts.append(self.extract(self.coloured(pixels.flatten(0, -4))))
+
+        def found(own: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+            for pixels in images.batches(own):
+                features, logits = self.extract(self.coloured(pixels.flatten(0, -4)))
+                yield features.float().cpu(), None if logits is None else logits.float().cpu()
+
+        hidden = not (show_progress and is_first())
+        with tqdm(total=len(rows), desc="features", unit="batch", disable=hidden) as bar:
+            for _, part in shared(rows, found):
+                parts.append(part)
                 bar.update()
-        features = torch.cat([part.float().cpu() for part, _ in parts])
-        logits = [part.float().cpu() for _, part in parts if part is not None]
+        features = torch.cat([part for part, _ in parts])
+        logits = [part for _, part in parts if part is not None]
         probabilities = torch.cat(logits).softmax(1) if logits else None
         if not all(tensor.isfinite().all() for tensor in (features, probabilities) if tensor is not None):
             raise HfgenError(f"--features {self.name} gives features that are nan or inf: its weights are damaged")

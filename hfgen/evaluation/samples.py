@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import islice
 
 import torch
-from tqdm.auto import tqdm
 
 from hfgen.configs.evaluation import EvaluationConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.media import CLIPS
+from hfgen.core.processes import on_first, tell
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import Resumable
 from hfgen.data.choice import ImageChoice, choose_images
 from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.data.loading import ImagesInMemory, Rows
-from hfgen.drawing.draw import draw_samples
+from hfgen.drawing.draw import Drawing
 from hfgen.drawing.sampler import Sampler
 from hfgen.evaluation.clips import measured_clips
 from hfgen.evaluation.features import Extractor, Features
@@ -47,28 +48,36 @@ class Draws:
 
     def images(self) -> tuple[torch.Tensor, float]:
         """uint8 (count, C, H, W) and the seconds that they took."""
-        parts, seconds = [], 0.0
-        for first in range(0, self.count, CHUNK):
-            name = f"samples-{first:07d}"
-            part = self.resumable.load(name)
-            if part is None:
-                samples = draw_samples(
-                    self.sampler,
-                    device=self.device,
-                    num_images=min(CHUNK, self.count - first),
-                    seed=self.seed,
-                    batch_size=self.batch_size,
-                    first=first,
-                )
-                part = {"images": samples.images, "seconds": torch.tensor(samples.seconds)}
-                self.resumable.save(name, part)
-            parts.append(part["images"])
-            seconds += part["seconds"].item()
-        return torch.cat(parts), seconds
+        chunks = [range(first, min(first + CHUNK, self.count)) for first in range(0, self.count, CHUNK)]
+        found = {chunk: self.resumable.load(_name(chunk)) for chunk in chunks}
+        drawn = dict(self._drawn([chunk for chunk, kept in found.items() if kept is None]))
+        parts = [drawn[chunk] if kept is None else kept for chunk, kept in found.items()]
+        return torch.cat([part["images"] for part in parts]), sum(part["seconds"].item() for part in parts)
+
+    def _drawn(self, chunks: list[range]) -> Iterator[tuple[range, dict[str, torch.Tensor]]]:
+        """Chunks that were not kept, which now are."""
+        drawing = Drawing(sampler=self.sampler, device=self.device, seed=self.seed, batch_size=self.batch_size)
+        parts = [part for chunk in chunks for part in drawing.parts(chunk.start, len(chunk))]
+        if parts:
+            drawing.warm_up(parts[0])
+        batches, since = drawing.batches(parts), time.perf_counter()
+        for chunk in chunks:
+            count = len(drawing.parts(chunk.start, len(chunk)))
+            images = torch.cat([pixels for _, pixels in islice(batches, count)])
+            found = {"images": images, "seconds": torch.tensor(time.perf_counter() - since)}
+            self.resumable.save(_name(chunk), found)
+            since = time.perf_counter()
+            yield chunk, found
+        next(batches, None)
 
     def by(self, sampler: Sampler) -> torch.Tensor:
         """As many from the same seeds, by another sampler."""
         return replace(self, sampler=sampler, resumable=self.resumable.under("other")).images()[0]
+
+
+def _name(chunk: range) -> str:
+    """Under which a chunk is kept."""
+    return f"samples-{chunk.start:07d}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +121,7 @@ def real_images(
         _check_enough(f"{len(data.images)} images of {part.name}", len(data.images))
     few = min(draws.count, *(len(data.images) for data in chosen))
     if few <= network.num_features:
-        tqdm.write(f"hfgen: {without_frechet(few, network.num_features)}", file=sys.stderr)
+        tell(without_frechet(few, network.num_features))
     reference, floor = chosen
     show = getattr(draws.sampler, "show", None)
     if show is not None:
@@ -175,21 +184,22 @@ def evaluate_samples(
     Returns them and what there is to see: the first 64 images, real ones, and training images nearest to the first.
     """
     images, seconds = draws.images()
-    start = time.perf_counter()
+    start, training = time.perf_counter(), cache(real.training)
     generated = network(ImagesInMemory(images))
-    metrics = quality_metrics(generated, real.reference, real.floor, network.name, is_fid=network.is_fid)
-    training = real.training()
+    metrics = on_first(
+        lambda: quality_metrics(generated, real.reference, real.floor, network.name, is_fid=network.is_fid)
+    )
     own = {} if more is None else more(images, draws.by)
     if images.ndim == CLIPS:
-        own |= measured_clips(images, training, draws.sampler, draws.by, network, real.reference)
-    nearest, of_real = (nearest_training_images(x, training) for x in (images[:SHOWN], real.shown))
+        own |= measured_clips(images, training(), draws.sampler, draws.by, network, real.reference)
+    nearest, of_real = on_first(lambda: [nearest_training_images(x, training()) for x in (images[:SHOWN], real.shown)])
     result = SampleResult(
         count=draws.count,
         reference=len(real.reference),
         how=draws.sampler.how,
         features=network.name,
         num_features=network.num_features,
-        training_images=len(training),
+        training_images=on_first(lambda: len(training())),
         classes=_classes(generated, real.reference, network.class_names),
         metrics=metrics | _accuracy(generated, draws, network) | own | distance_metrics(nearest, of_real),
         seconds_sampling=seconds,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from hfgen.configs.evaluation import FeatureTrainingConfig
 from hfgen.core.errors import HfgenError
+from hfgen.core.processes import shared
 from hfgen.core.random import Stream, seeded
 from hfgen.data.choice import ImageChoice
 from hfgen.data.evaluation_images import EvaluationImages
-from hfgen.data.loading import ImagesInMemory
+from hfgen.data.loading import ImagesInMemory, Rows
 from hfgen.drawing.sampler import Sampler
 from hfgen.evaluation.features import Extractor
 from hfgen.evaluation.samples import Draws
@@ -21,6 +22,8 @@ from hfgen.evaluation.train_features import fit, new_classifier
 from hfgen.results import Metric, SyntheticResult
 
 TRAINING = FeatureTrainingConfig(steps=600, batch_size=128, learning_rate=5e-3)
+# suffix of its metric, in words what is learned from, images and their classes
+Lesson = tuple[str, str, Rows, torch.Tensor]
 NAME = "accuracy on real images of a classifier trained on"
 
 
@@ -98,14 +101,18 @@ def evaluate_synthetic(draws: Draws, real: RealClasses, shape: tuple[int, int, i
     labels = draws.sampler.labels(draws.count)
     assert labels is not None
     start = time.perf_counter()
-    metrics = {}
-    for suffix, words, rows, classes in (
+    lessons = (
         ("", "samples alone", ImagesInMemory(images.to(draws.device)), labels),
         ("_floor", f"{len(real.training.images):,} real images, the floor", real.training.images, real.training_labels),
-    ):
-        network = new_classifier(shape[:2], real.names, seed=draws.seed, device=draws.device, name="classifier")
-        fit(network, rows, classes, replace(TRAINING, seed=draws.seed), flip=False)
-        metrics[f"synthetic_accuracy{suffix}"] = accuracy(network, real, f"{NAME} {words}")
+    )
+
+    def taught(own: Sequence[Lesson]) -> Iterator[Metric]:
+        for _, words, rows, classes in own:
+            network = new_classifier(shape[:2], real.names, seed=draws.seed, device=draws.device, name="classifier")
+            fit(network, rows, classes, replace(TRAINING, seed=draws.seed), flip=False)
+            yield accuracy(network, real, f"{NAME} {words}")
+
+    metrics = {f"synthetic_accuracy{suffix}": metric for (suffix, *_), metric in shared(lessons, taught)}
     return SyntheticResult(
         count=draws.count,
         reference=len(real.reference.images),

@@ -19,6 +19,7 @@ from hfgen.configs.evaluation import FeatureTrainingConfig
 from hfgen.configs.training import DataConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.files import make_folder, whole, write_json
+from hfgen.core.processes import is_first
 from hfgen.core.random import Stream, epoch_order, seeded
 from hfgen.data.loading import Rows
 from hfgen.data.training_set import load_training_set
@@ -59,6 +60,8 @@ def train_features(config: FeatureTrainingConfig, data: DataConfig) -> TrainedFe
     """
     if config.output_dir == "":
         raise HfgenError("output_dir='' is no name: name a folder")
+    if data.streaming:
+        raise HfgenError("--streaming: train-features looks at all images in each epoch: leave it out")
     folder = Path(config.output_dir)
     _check_folder(folder, config.overwrite)
     accelerator = Accelerator(cpu=torch.accelerator.current_accelerator() is None)
@@ -179,7 +182,9 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, config.steps)
     generator = seeded("cpu", config.seed, Stream.TRAINING_NOISE)
     rows = list(_rows(config, len(images)))
-    with tqdm(zip(rows, images.batches(rows), strict=True), total=len(rows), desc="classifier") as bar:
+    with tqdm(
+        zip(rows, images.batches(rows), strict=True), total=len(rows), desc="classifier", disable=not is_first()
+    ) as bar:
         for batch, pixels in bar:
             logits = model(network.prepare(deformed(pixels, generator, flip=flip))).logits
             loss = F.cross_entropy(logits, labels[batch.to(labels.device)], label_smoothing=0.05)

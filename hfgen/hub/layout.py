@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from hfgen.core.errors import HfgenError
 from hfgen.core.files import write_json
+from hfgen.core.processes import tell
 
 INDEX = "model_index.json"
 NETWORK_CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
@@ -76,7 +74,7 @@ def _lay_out(folder: Path, place: Path, index: Mapping[str, Any], network: str) 
             _link(path.resolve(), place / name / path.name)
     if not (folder / INDEX).is_file() and not (folder / SCHEDULER_CONFIG).is_file():
         taken = "taken to predict epsilon after 1000 steps of linear betas, as diffusers' DDPMScheduler does by default"
-        tqdm.write(f"hfgen: {folder.name} has no scheduler: its network is {taken}", file=sys.stderr)
+        tell(f"{folder.name} has no scheduler: its network is {taken}")
         write_json(place / "scheduler" / SCHEDULER_CONFIG, {"_class_name": "DDPMScheduler"})
 
 

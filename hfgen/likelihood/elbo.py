@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from hfgen.core.binarize import binarize
 from hfgen.core.errors import HfgenError
 from hfgen.core.media import to_model_range
+from hfgen.core.processes import is_first, shared
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import SAVE_SECONDS, Resumable
 from hfgen.likelihood.images import Images, check_not_empty
@@ -156,11 +157,14 @@ def vae_bounds(
     if len(kept["values"]) < len(images):
         rows = torch.arange(len(kept["values"]), len(images)).split(batch_size)
     saved_at = time.monotonic()
-    with tqdm(total=len(images), initial=len(kept["values"]), desc="evaluating", unit="image") as bar:
-        for batch, pixels in zip(rows, images.batches(rows), strict=True):
-            values, means = (
-                part.cpu() for part in _batch_bounds(vae, to_model_range(pixels), batch, num_samples, seed)
-            )
+
+    def found(own: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+        for batch, pixels in zip(own, images.batches(own), strict=True):
+            yield [part.cpu() for part in _batch_bounds(vae, to_model_range(pixels), batch, num_samples, seed)]
+
+    done, hidden = len(kept["values"]), not is_first()
+    with tqdm(total=len(images), initial=done, desc="evaluating", unit="image", disable=hidden) as bar:
+        for batch, (values, means) in shared(rows, found):
             units = torch.stack([means.sum(0), means.square().sum(0)])
             kept = {"values": torch.cat([kept["values"], values]), "units": kept["units"] + units}
             if time.monotonic() - saved_at > SAVE_SECONDS:

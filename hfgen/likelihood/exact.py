@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from tqdm.auto import tqdm
 
+from hfgen.core.processes import is_first, shared
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import SAVE_SECONDS, Resumable
 from hfgen.likelihood.images import Images, as_model_sees
@@ -55,14 +56,19 @@ def exact_vlb(
     evaluate = Evaluator(model, process, batch_size)
     prior = prior_kl(process.forward, images)
     sums = _Sums(len(images), process.num_steps, resumable)
-    with tqdm(total=len(images), initial=sums.done, desc="bound", unit="image") as bar:
-        group = max(1, evaluate.batch_size // process.num_steps)
-        rows: Sequence[torch.Tensor] = ()
-        if sums.done < len(images):
-            rows = torch.arange(sums.done, len(images)).split(group)
-        for batch, pixels in zip(rows, images.batches(rows), strict=True):
+    group = max(1, evaluate.batch_size // process.num_steps)
+    rows: Sequence[torch.Tensor] = ()
+    if sums.done < len(images):
+        rows = torch.arange(sums.done, len(images)).split(group)
+
+    def found(own: Sequence[torch.Tensor]) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+        for batch, pixels in zip(own, images.batches(own), strict=True):
             of_batch = None if labels is None else labels[batch]
-            for timesteps, terms in _group_terms(evaluate, as_model_sees(pixels), batch, seed, of_batch):
+            yield list(_group_terms(evaluate, as_model_sees(pixels), batch, seed, of_batch))
+
+    with tqdm(total=len(images), initial=sums.done, desc="bound", unit="image", disable=not is_first()) as bar:
+        for batch, parts in shared(rows, found):
+            for timesteps, terms in parts:
                 sums.add(batch, timesteps, terms)
             sums.end(batch)
             bar.update(len(batch))
@@ -72,7 +78,7 @@ def exact_vlb(
 def _group_terms(
     evaluate: Evaluator, x_0: torch.Tensor, rows: torch.Tensor, seed: int, labels: torch.Tensor | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """For each of a few images all t, in parts: timesteps (P,), and the terms (images, P)."""
+    """For each of a few images all t, in parts: timesteps (P,), and the terms, float64 (images, P), both on the CPU."""
     generators = [seeded(x_0.device, seed, Stream.EVALUATION, int(row)) for row in rows]
     shape, device = x_0.shape[1:], x_0.device
     for timesteps in torch.arange(evaluate.process.num_steps, device=device).split(max(1, evaluate.batch_size)):
@@ -81,7 +87,7 @@ def _group_terms(
         noise = torch.stack([torch.randn(shape, generator=g, device=device) for g in generators for _ in range(count)])
         told = None if labels is None else labels.to(device).repeat_interleave(count)
         terms = evaluate(x_0.repeat_interleave(count, 0), noise, timesteps.repeat(len(rows)), told)
-        yield timesteps, terms.view(len(rows), count)
+        yield timesteps.cpu(), terms.view(len(rows), count).double().cpu()
 
 
 class _Sums:
@@ -101,7 +107,6 @@ class _Sums:
         return int(self.tensors["done"])
 
     def add(self, rows: torch.Tensor, timesteps: torch.Tensor, terms: torch.Tensor) -> None:
-        terms, timesteps = terms.double().cpu(), timesteps.cpu()
         self.tensors["steps"][0, timesteps] += terms.sum(0)
         self.tensors["steps"][1, timesteps] += terms.square().sum(0)
         first = timesteps == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
 from hfgen.core.media import to_model_range
+from hfgen.core.processes import is_first, shared
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import SAVE_SECONDS, Resumable
 from hfgen.likelihood.images import Images, check_not_empty
@@ -82,11 +83,15 @@ def dequantization_bounds(
     if done < len(images):
         rows = torch.arange(done, len(images)).split(batch_size)
     saved_at = time.monotonic()
-    with tqdm(total=len(images), initial=done, desc="evaluating", unit="image") as bar:
-        for batch, pixels in zip(rows, images.batches(rows), strict=True):
+
+    def found(own: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for batch, pixels in zip(own, images.batches(own), strict=True):
             log_weights = _log_weights(flow, to_model_range(pixels), batch, num_samples, seed, variational)
             best = log_weights.logsumexp(0) - math.log(num_samples)
-            values = -torch.stack([log_weights.mean(0), best], dim=1).cpu()
+            yield -torch.stack([log_weights.mean(0), best], dim=1).cpu()
+
+    with tqdm(total=len(images), initial=done, desc="evaluating", unit="image", disable=not is_first()) as bar:
+        for batch, values in shared(rows, found):
             kept = {"values": torch.cat([kept["values"], values])}
             if time.monotonic() - saved_at > SAVE_SECONDS:
                 resumable.save("bounds", kept)

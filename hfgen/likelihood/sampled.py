@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import torch
 from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
+from hfgen.core.processes import is_first, shared
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import Resumable
 from hfgen.likelihood.images import Images, as_model_sees
@@ -55,8 +59,9 @@ def sampled_vlb(
     resumable = resumable or Resumable(None)
     evaluate = Evaluator(model, process, batch_size)
     prior = prior_kl(process.forward, images)
-    history = _History(process.num_steps, resumable)
-    with tqdm(total=evaluations, initial=history.draws, desc="bound", unit="evaluation") as bar:
+    history, at_once = _History(process.num_steps, resumable), evaluate.batch_size
+    hidden = not is_first()
+    with tqdm(total=evaluations, initial=history.draws, desc="bound", unit="evaluation", disable=hidden) as bar:
         for number in range(history.rounds, ROUNDS):
             first, end = (evaluations * r // ROUNDS for r in (number, number + 1))
             probability = history.probability()
@@ -64,9 +69,15 @@ def sampled_vlb(
             timesteps = stratified_times(probability, end - first, generator)
             rows = _rows(len(images), first=first, end=end, seed=seed)
             told = None if labels is None else labels[rows]
-            terms = _terms(
-                evaluate, images, rows=rows, timesteps=timesteps, labels=told, seed=seed, number=number, bar=bar
+            work = _Round(
+                evaluate=evaluate, images=images, rows=rows, timesteps=timesteps, labels=told, seed=seed, number=number
             )
+            parts = []
+            # in batches that are those of all processes, whatever fits into the memory of one
+            for batch, part in shared(torch.arange(len(rows)).split(at_once), work.terms):
+                parts.append(part)
+                bar.update(len(batch))
+            terms = torch.cat(parts)
             history.add(timesteps, terms, probability)
     return history.result(prior, images, evaluations)
 
@@ -88,28 +99,32 @@ def _rows(count: int, *, first: int, end: int, seed: int) -> torch.Tensor:
     return torch.cat([orders[c][places[places // count == c] % count] for c in orders])
 
 
-def _terms(
-    evaluate: Evaluator,
-    images: Images,
-    *,
-    rows: torch.Tensor,
-    timesteps: torch.Tensor,
-    labels: torch.Tensor | None,
-    seed: int,
-    number: int,
-    bar: tqdm,
-) -> torch.Tensor:
-    """f of each draw of a round, float64 on the CPU; the noise of a draw does not depend on the batches."""
-    device, terms = evaluate.device, []
-    generator = seeded("cpu" if device.type == "mps" else device, seed, Stream.EVALUATION, number, 1)
-    batches = torch.arange(len(rows)).split(evaluate.batch_size)
-    for batch, pixels in zip(batches, images.batches([rows[b] for b in batches]), strict=True):
-        x_0 = as_model_sees(pixels)
-        noise = torch.stack([torch.randn(x_0.shape[1:], generator=generator, device=generator.device) for _ in batch])
-        told = None if labels is None else labels[batch].to(device)
-        terms.append(evaluate(x_0, noise.to(device), timesteps[batch].to(device), told))
-        bar.update(len(batch))
-    return torch.cat(terms).double().cpu()
+@dataclass(frozen=True, kw_only=True)
+class _Round:
+    """The draws of a round: images by row, their timesteps, and their classes where the network is told them."""
+
+    evaluate: Evaluator
+    images: Images
+    rows: torch.Tensor
+    timesteps: torch.Tensor
+    labels: torch.Tensor | None
+    seed: int
+    number: int
+
+    def terms(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """f of the draws of each batch, float64 on the CPU; the noise of a draw does not depend on the batches."""
+        device, drawn = self.evaluate.device, 0
+        generator = seeded("cpu" if device.type == "mps" else device, self.seed, Stream.EVALUATION, self.number, 1)
+        pictures = self.images.batches([self.rows[batch] for batch in batches])
+        for batch, pixels in zip(batches, pictures, strict=True):
+            x_0, first, end = as_model_sees(pixels), int(batch[0]), int(batch[-1]) + 1
+            # a generator cannot be set forward: the noise of other processes' draws is drawn too
+            noise = [
+                torch.randn(x_0.shape[1:], generator=generator, device=generator.device) for _ in range(drawn, end)
+            ]
+            told = None if self.labels is None else self.labels[batch].to(device)
+            own, drawn = torch.stack(noise[first - drawn :]).to(device), end
+            yield self.evaluate(x_0, own, self.timesteps[batch].to(device), told).double().cpu()
 
 
 class _History:

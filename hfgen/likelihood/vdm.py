@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
+from hfgen.core.processes import is_first, shared
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import SAVE_SECONDS, Resumable
 from hfgen.likelihood.images import Images, check_not_empty
@@ -30,6 +32,8 @@ from hfgen.process.variational import (
 
 CURVE = 100
 PART = "vdm"
+# times with their terms, float64 (P,) each
+Curve = list[tuple[torch.Tensor, torch.Tensor]]
 # standard deviations of z_0's noise beyond which a bin counts for less than e^-400 of the true one
 ALL = 40.0
 
@@ -139,13 +143,17 @@ def vdm_bound(
     sums = _Sums(len(images), terms.parts, resumable or Resumable(None))
     at_once = batch_size or BATCH.get(first.device.type, BATCH_ELSEWHERE)
     rows = torch.arange(sums.done, len(images)).split(max(1, at_once // times)) if sums.done < len(images) else ()
-    with tqdm(total=len(images), initial=sums.done, desc="bound", unit="image") as bar:
-        for batch, pixels in zip(rows, images.batches(rows), strict=True):
+
+    def found(own: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, Curve]]:
+        for batch, pixels in zip(own, images.batches(own), strict=True):
             f = to_float64(pixels) if continuous else bin_centres(to_float64(pixels))
             generators = [seeded(_cpu_for_mps(f.device), seed, Stream.EVALUATION, int(row)) for row in batch]
             told = None if labels is None else labels[batch].to(f.device)
-            found = terms.of_images(f, generators, times, at_once, sums, told)
-            sums.end(batch, found)
+            yield terms.of_images(f, generators, times, at_once, told)
+
+    with tqdm(total=len(images), initial=sums.done, desc="bound", unit="image", disable=not is_first()) as bar:
+        for batch, (of_images, curve) in shared(rows, found):
+            sums.add(batch, of_images, curve)
             bar.update(len(batch))
     return sums.result(first[0].numel(), times, num_steps)
 
@@ -169,14 +177,13 @@ class _Terms:
         generators: list[torch.Generator],
         times: int,
         at_once: int,
-        sums: _Sums,
         labels: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Prior, reconstruction and diffusion of each image, float64 (B, 3)."""
+    ) -> tuple[torch.Tensor, Curve]:
+        """Prior, reconstruction and diffusion of each image, float64 (B, 3), and the diffusion at each time; all on the CPU."""
         gamma_0, gamma_1 = (end.to(f) for end in self.schedule.ends())
         t_0 = torch.stack([torch.rand((), generator=g, device=g.device) for g in generators]).to(f)
         reconstruction = self.decoder(f, _noise(generators, f, 1), gamma_0)
-        total = torch.zeros_like(t_0)
+        total, curve = torch.zeros_like(t_0), []
         group = max(1, at_once // len(f))
         for first in range(0, times, group):
             count = min(group, times - first)
@@ -186,8 +193,8 @@ class _Terms:
             cond = {} if labels is None else {"class_labels": labels.repeat_interleave(count)}
             found = self.diffusion(f.repeat_interleave(count, 0), noise, t.flatten(), **cond).view(len(f), count)
             total += found.sum(1) / times
-            sums.add(t.flatten(), found.flatten())
-        return torch.stack([prior_nats(f, gamma_1), reconstruction, total], dim=1)
+            curve.append((t.flatten().double().cpu(), found.flatten().double().cpu()))
+        return torch.stack([prior_nats(f, gamma_1), reconstruction, total], dim=1).double().cpu(), curve
 
     def decoder(self, f: torch.Tensor, noise: torch.Tensor, gamma_0: torch.Tensor) -> torch.Tensor:
         """The term of z_0 of each row, float64 (B,)."""
@@ -221,19 +228,20 @@ class _Sums:
     def done(self) -> int:
         return int(self.tensors["done"])
 
-    def add(self, t: torch.Tensor, terms: torch.Tensor) -> None:
-        curve = self.tensors["curve"]
-        t, terms = t.double().cpu(), terms.double().cpu()
-        parts = (t * curve.shape[1]).long().clamp(max=curve.shape[1] - 1)
-        for row, values in enumerate((torch.ones_like(terms), terms, terms.square())):
-            curve[row].index_add_(0, parts, values)
-
-    def end(self, rows: torch.Tensor, found: torch.Tensor) -> None:
-        self.tensors["images"][rows] = found.double().cpu()
+    def add(self, rows: torch.Tensor, of_images: torch.Tensor, curve: Curve) -> None:
+        for t, terms in curve:
+            self._add(t, terms)
+        self.tensors["images"][rows] = of_images
         self.tensors["done"] += len(rows)
         if time.monotonic() - self.saved_at > SAVE_SECONDS:
             self.resumable.save(PART, self.tensors)
             self.saved_at = time.monotonic()
+
+    def _add(self, t: torch.Tensor, terms: torch.Tensor) -> None:
+        curve = self.tensors["curve"]
+        parts = (t * curve.shape[1]).long().clamp(max=curve.shape[1] - 1)
+        for row, values in enumerate((torch.ones_like(terms), terms, terms.square())):
+            curve[row].index_add_(0, parts, values)
 
     def result(self, dimensions: int, times: int, num_steps: int | None) -> VDMTerms:
         prior, reconstruction, diffusion = self.tensors["images"].unbind(1)

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from hfgen.core.errors import HfgenError
+from hfgen.core.processes import shared
 from hfgen.likelihood.images import Images, as_model_sees, check_not_empty
 from hfgen.process import GaussianProcess, NetworkOutput, OutputShapeError, ReverseProcess, to_float64
 
@@ -136,7 +137,8 @@ def prior_kl(process: GaussianProcess, images: Images) -> torch.Tensor:
     """L_T of all images, in nats, float64 (N,) on the CPU; `HfgenError` for no images."""
     check_not_empty(images)
     rows = torch.arange(len(images)).split(IMAGES_AT_ONCE)
-    return torch.cat([process.prior_kl(as_model_sees(pixels)).cpu() for pixels in images.batches(rows)])
+    found = shared(rows, lambda own: (process.prior_kl(as_model_sees(pixels)).cpu() for pixels in images.batches(own)))
+    return torch.cat([part for _, part in found])
 
 
 def dimensions(images: Images) -> int:

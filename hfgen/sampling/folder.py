@@ -17,6 +17,7 @@ from hfgen.configs.sampling import SamplingConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.files import write_json
 from hfgen.core.media import save_png, to_pil
+from hfgen.core.processes import is_first, on_first
 from hfgen.core.resume import remove, tell_anew
 from hfgen.drawing.draw import TRAJECTORY_IMAGES, Drawing, Recorder, Samples
 from hfgen.drawing.sampler import Sampler
@@ -83,52 +84,45 @@ def draw_into_folder(model: Model, config: SamplingConfig, folder: Path, *, over
 
     Raises `HfgenError` for images of another work or other files in the folder, and as `sample_model`.
     """
-    check_folder(folder, overwrite)
+    on_first(lambda: check_folder(folder, overwrite))
     check_images_fit(model, config, at_once=config.batch_size)
     sampler = sampler_of(model, config)
     if config.trajectory and not sampler.calls:
         raise HfgenError("trajectory: this model draws an image in one step, or tells of none: leave it out")
     settings = _settings(model, config, sampler)
-    record = _taken_over(folder, settings, overwrite)
-    drawing = Drawing(
-        sampler=sampler,
-        device=model.pipeline.device,
-        num_images=config.num_images,
-        seed=config.seed,
-        batch_size=config.batch_size,
-    )
+
+    def left() -> tuple[int, set[int]]:
+        record = _taken_over(folder, settings, overwrite)
+        return record.begun, _damaged(folder, model.image_shape, min(config.num_images, record.begun))
+
+    begun, damaged = on_first(left)
+    drawing = Drawing(sampler=sampler, device=model.pipeline.device, seed=config.seed, batch_size=config.batch_size)
     head = min(config.num_images, TRAJECTORY_IMAGES) if config.trajectory else 0
-    damaged = _damaged(folder, model.image_shape, min(config.num_images, record.begun))
 
-    def is_needed(start: int) -> bool:
-        end = min(start + config.batch_size, config.num_images)
-        return start < head or end > record.begun or not damaged.isdisjoint(range(start, end))
+    def is_needed(part: range) -> bool:
+        return part.start < head or part.stop > begun or not damaged.isdisjoint(part)
 
-    starts = [start for start in drawing.starts() if is_needed(start)]
-    return _draw(drawing, starts, folder, settings, record.begun, head)
+    parts = [part for part in drawing.parts(0, config.num_images) if is_needed(part)]
+    return _draw(drawing, parts, folder, settings, begun, head)
 
 
 def _draw(
     drawing: Drawing,
-    starts: list[int],
+    parts: list[range],
     folder: Path,
     settings: Mapping[str, Any],
     begun: int,
     head: int,
 ) -> Drawn:
-    recorder = Recorder(drawing.sampler.calls, head) if head else None
-    if starts:
-        drawing.warm_up()
+    recorder = Recorder(drawing.sampler.calls, range(head)) if head else None
+    if parts:
+        drawing.warm_up(range(len(parts[0])))
     first: list[torch.Tensor] = []
     drawn, began = 0, time.perf_counter()
-    for start, images in drawing.batches(starts, recorder):
-        if start + len(images) > begun:
-            begun = start + len(images)
-            # before the images: whatever a kill leaves behind is known to be hfgen's
-            write_json(folder / SETTINGS_FILE, {"settings": settings, "begun": begun})
-        for i, image in enumerate(to_pil(images), start):
-            save_png(image, folder / image_name(i))
-        if start < head:
+    for part, images in drawing.batches(parts, recorder):
+        if is_first():
+            begun = max(begun, _write(images, part, folder, settings, begun))
+        if part.start < head:
             first.append(images)
         drawn += len(images)
     seconds = time.perf_counter() - began
@@ -137,6 +131,16 @@ def _draw(
         images = torch.cat(first)[:head]
         samples = Samples(images=images, trajectory=recorder.frames(images), seconds=seconds, how=drawing.sampler.how)
     return Drawn(drawn=drawn, seconds=seconds, how=drawing.sampler.how, head=samples)
+
+
+def _write(images: torch.Tensor, part: range, folder: Path, settings: Mapping[str, Any], begun: int) -> int:
+    """Single files of a batch; returns the number below which all are now hfgen's."""
+    if part.stop > begun:
+        # before the images: whatever a kill leaves behind is known to be hfgen's
+        write_json(folder / SETTINGS_FILE, {"settings": settings, "begun": part.stop})
+    for i, image in zip(part, to_pil(images), strict=True):
+        save_png(image, folder / image_name(i))
+    return part.stop
 
 
 def image_name(number: int) -> str:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from hfgen.configs.sampling import SamplingConfig
-from hfgen.core.memory import check_fits
+from hfgen.core.memory import check_fits, local_processes
 from hfgen.drawing.draw import Samples, draw_samples
 from hfgen.drawing.sampler import Sampler
 from hfgen.families.base import make_options
@@ -35,10 +35,11 @@ def sample_model(model: Model, config: SamplingConfig) -> Samples:
 def check_images_fit(model: Model, config: SamplingConfig, at_once: int) -> None:
     """Raise `HfgenError` before anything is drawn for more images at once than there is memory for.
 
-    `at_once` images of 8 bits are kept, and a batch has a generator for each image and the noise of its first step.
+    `at_once` images of 8 bits are kept, and a batch has a generator for each image and the noise of its first step, in each process of
+    this machine.
     """
     batch, values = min(config.batch_size, config.num_images), math.prod(model.image_shape)
-    size = at_once * values + batch * (GENERATOR + FLOAT32 * values)
+    size = local_processes() * (at_once * values + batch * (GENERATOR + FLOAT32 * values))
     check_fits(size, f"num_images={config.num_images}, batch_size={batch}", "ask for fewer images, or fewer at once")
 
 

@@ -82,11 +82,9 @@ def parse(program: str, *words: str):
         parser.parse_args(words)
     elif program == "accelerate":
         assert words[0] == "launch"
-        launched = launch_command_parser().parse_args(words[1:])
-        parse_script(launched.training_script, launched.training_script_args)
+        parse_launched(launch_command_parser().parse_args(words[1:]))
     elif program == "torchrun":
-        launched = get_args_parser().parse_args(words)
-        parse_script(launched.training_script, launched.training_script_args)
+        parse_launched(get_args_parser().parse_args(words))
     elif program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(words) <= set(targets)
@@ -98,6 +96,14 @@ def parse(program: str, *words: str):
         assert all(f'"{word}"' in source for word in words if word.startswith("--"))
     else:
         assert program in ("pip", "git", "hf")  # others' programs
+
+
+def parse_launched(launcher):
+    """What a launcher starts: a module, which must be hfgen, or a trainer."""
+    if launcher.module:
+        parse(launcher.training_script, *launcher.training_script_args)
+    else:
+        parse_script(launcher.training_script, launcher.training_script_args)
 
 
 def parse_script(script: str, words):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
 from hfgen.core.media import to_model_range, to_uint8
+from hfgen.core.processes import is_first, shared
 from hfgen.core.random import Stream, seeded
 from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.data.latents import decoded, factor, latent_shape, moments, scaled
@@ -45,25 +46,30 @@ def measure(vae: Any, data: EvaluationImages, settings: LikelihoodSettings) -> L
     if count == 0:
         raise HfgenError("there are no images to evaluate: name a split that has some")
     rows = torch.arange(count).split(settings.batch_size or BATCH)
-    found: dict[str, list[torch.Tensor]] = {}
-    with tqdm(total=count, desc="reconstructions", unit="image") as bar:
-        for part, pixels in zip(rows, data.images.batches(rows), strict=True):
+
+    def found(own: Sequence[torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+        for part, pixels in zip(own, data.images.batches(own), strict=True):
             values = dict(_quality(vae, pixels))
             if likelihood is not None:
                 values |= bound_terms(vae, likelihood, pixels, part, settings.seed)
-            for name, value in values.items():
-                found.setdefault(name, []).append(value.double().cpu())
+            yield {name: value.double().cpu() for name, value in values.items()}
+
+    parts = []
+    with tqdm(total=count, desc="reconstructions", unit="image", disable=not is_first()) as bar:
+        for part, values in shared(rows, found):
+            parts.append(values)
             bar.update(len(part))
-    terms = {name: torch.cat(parts) for name, parts in found.items()}
+    terms = {name: torch.cat([values[name] for values in parts]) for name in parts[0]}
+    shape = next(data.images.batches([rows[0]])).shape[1:]
     return LikelihoodResult(
         quantity=RECONSTRUCTION if likelihood is None else QUANTITY,
         likelihood="absolute error" if likelihood is None else NAME,
         how="one z an image",
         facts={
             "factor": factor(vae),
-            "latents": list(latent_shape(vae, next(data.images.batches([rows[0]])).shape[1:])),
+            "latents": list(latent_shape(vae, shape)),
         },
-        metrics=_quality_metrics(terms, factor(vae)) | _bound_metrics(terms, math.prod(pixels.shape[1:])),
+        metrics=_quality_metrics(terms, factor(vae)) | _bound_metrics(terms, math.prod(shape)),
         seconds=time.perf_counter() - start,
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
 from hfgen.core.media import to_model_range
+from hfgen.core.processes import is_first, shared
 from hfgen.core.resume import Resumable
 from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.data.latents import decoded
@@ -114,18 +115,21 @@ def draw_latents(
 ) -> Drawn:
     """One z ~ q(z|x) of each image: that of row i is a function of (seed, i)."""
     rows = torch.arange(len(data.images)).split(batch_size or BATCH)
-    zs, reconstruction, entropy, dimensions = [], [], [], 0
-    for part, pixels in zip(tqdm(rows, desc="latents", unit="batch"), data.images.batches(rows), strict=True):
-        z, _, spread = draw(autoencoder, pixels, part, seed)
-        dimensions = pixels[0].numel()
-        zs.append(z)
-        reconstruction.append(likelihood.nats(to_model_range(pixels), decoded(z, autoencoder)).double().cpu())
-        entropy.append(-(spread.double().log() + 0.5 * math.log(2 * math.pi * math.e)).flatten(1).sum(1).cpu())
+
+    def found(own: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
+        for part, pixels in zip(own, data.images.batches(own), strict=True):
+            z, _, spread = draw(autoencoder, pixels, part, seed)
+            reconstruction = likelihood.nats(to_model_range(pixels), decoded(z, autoencoder)).double().cpu()
+            entropy = -(spread.double().log() + 0.5 * math.log(2 * math.pi * math.e)).flatten(1).sum(1).cpu()
+            yield z.cpu(), reconstruction, entropy
+
+    bar = tqdm(shared(rows, found), total=len(rows), desc="latents", unit="batch", disable=not is_first())
+    z, reconstruction, entropy = map(torch.cat, zip(*(parts for _, parts in bar), strict=True))
     return Drawn(
-        z=ImagesInMemory(torch.cat(zs)),
-        reconstruction=torch.cat(reconstruction),
-        entropy=torch.cat(entropy),
-        dimensions=dimensions,
+        z=ImagesInMemory(z.to(autoencoder.device)),
+        reconstruction=reconstruction,
+        entropy=entropy,
+        dimensions=next(data.images.batches([rows[0]]))[0].numel(),
     )
 
 
