@@ -16,7 +16,7 @@ class DataConfig:
     """Which images to train on.
 
     Attributes:
-        dataset: from Python alone, a Dataset or DatasetDict instead of those that the flags name.
+        dataset: from Python alone, a Dataset or DatasetDict, with `streaming` also an iterable one, instead of those that the flags name.
     """
 
     _argument_group_name = "data"
@@ -42,6 +42,26 @@ class DataConfig:
     center_crop: bool = flag(False, "cut the square from the middle; else from a place drawn once per image")
     random_flip: bool = flag(False, "mirror half of the training images left to right, drawn anew at each use")
     background: str = flag("white", "colour behind what is transparent: a name, or #rrggbb", identity=False)
+    streaming: bool = flag(
+        False,
+        "read shards (Parquet, WebDataset) as they are needed, from disk, the Hub or a URL that fsspec knows; needs max_train_steps",
+        identity=False,
+    )
+    shuffle_buffer_size: int = flag(
+        2048, "with streaming: images among which the next is drawn, over all processes", range=POSITIVE, identity=False
+    )
+    max_validation_samples: int | None = flag(
+        None,
+        "with streaming: images held out, the first of validation_split, or of train_split where there is none; none: 2,000",
+        range=POSITIVE,
+        identity=False,
+    )
+    epoch_steps: int = flag(
+        1000,
+        "with streaming: optimizer steps between held-out losses, which the flags that count epochs count as one",
+        range=POSITIVE,
+        identity=False,
+    )
     dataset: Any = field(default=None, repr=False, metadata={"identity": False, "card": "never"})
 
 
@@ -113,6 +133,12 @@ class OptimizationConfig:
     ema_power: float = flag(0.75, "power of the decay's warm-up", range=NOT_NEGATIVE)
     mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(None, "none: what accelerate is configured for")
     compile: bool = flag(False, "torch.compile the training step; pays on a GPU", identity=False, card="never")
+    capture: bool = flag(
+        False,
+        "take each optimizer step as one CUDA graph, where that is possible; for networks whose step is many small kernels",
+        identity=False,
+        card="never",
+    )
     seed: int = flag(0, "decides weights, order and noise; 0 or more", range=SEED)
 
 

@@ -23,6 +23,8 @@ class Stream(IntEnum):
     SAMPLES = 3
     EVALUATION = 4
     SUBSET = 5
+    SHARDS = 6
+    SHUFFLE_BUFFER = 7
 
 
 def seeded(device: torch.device | str, *key: int) -> torch.Generator:

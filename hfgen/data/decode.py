@@ -66,7 +66,11 @@ class ImageReader:
 
     def decode(self, row: int, value: dict) -> np.ndarray:
         """The array of a row from what the column holds there; `HfgenError` for an image that cannot be read."""
-        name = f"{source_row(self.dataset, row)} of image column {self.column!r}"
+        return self.named(row, value, source_row(self.dataset, row))
+
+    def named(self, row: int, value: dict | None, place: str) -> np.ndarray:
+        """As `decode`, of a row that may be another dataset's, and whose `place` the error names."""
+        name = f"{place} of image column {self.column!r}"
         image = converted(open_image(value, name), self.channels, self.background, name)
         if self.column == MOVING_COLUMN:
             return moving_clip(image, self.resolution, frames=1)[0]

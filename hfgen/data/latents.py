@@ -83,10 +83,14 @@ class Encoded:
     def batches(self, rows: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """As `Rows.batches`."""
         for pixels in self.rows.batches(rows):
-            found = moments(self.autoencoder, pixels)
-            if self.mirrored:
-                found = torch.stack([found, moments(self.autoencoder, pixels.flip(-1))], dim=1)
-            yield found
+            yield self.encoded(pixels)
+
+    def encoded(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(mean, spread) of uint8 rows, with the mirror image's where they have it."""
+        found = moments(self.autoencoder, pixels)
+        if not self.mirrored:
+            return found
+        return torch.stack([found, moments(self.autoencoder, pixels.flip(-1))], dim=1)
 
 
 @torch.no_grad()
@@ -171,6 +175,7 @@ def encode_training_set(
         representation=Latents(autoencoder=autoencoder, shape=z, mirrored=mirrored),
         channels=z[-3],
         resolution=z[-1],
+        stream=images.stream and replace(images.stream, encode=train.encoded),
     )
 
 

@@ -97,20 +97,25 @@ class ImagesStreamed(TorchDataset):
             generator=torch.Generator(),  # torch's global one, which a model may draw from, must not depend on the loader
             worker_init_fn=outlive_signals,
         )
-        try:
-            for batch in loader:
-                yield batch.to(self.device, non_blocking=True)
-        except HfgenError as error:  # a worker's error arrives with its whole traceback as text
-            end_workers(error)
-            raise HfgenError(str(error).strip().rpartition("HfgenError: ")[2]) from None
-        except (EOFError, ConnectionError, FileNotFoundError) as error:  # what it was sending has ended with it
-            end_workers(error)
-            raise HfgenError(dead_worker("has ended")) from error
-        except RuntimeError as error:
-            if DEAD_WORKER.search(str(error)) is None:
-                raise
-            end_workers(error)
-            raise HfgenError(explain(error)) from error
+        for batch in from_workers(loader):
+            yield batch.to(self.device, non_blocking=True)
+
+
+def from_workers(loader: DataLoader) -> Iterator[Any]:
+    """What the worker processes of a loader send; `HfgenError` for what they meet, and for one that has died."""
+    try:
+        yield from loader
+    except HfgenError as error:  # a worker's error arrives with its whole traceback as text
+        end_workers(error)
+        raise HfgenError(str(error).strip().rpartition("HfgenError: ")[2]) from None
+    except (EOFError, ConnectionError, FileNotFoundError) as error:  # what it was sending has ended with it
+        end_workers(error)
+        raise HfgenError(dead_worker("has ended")) from error
+    except RuntimeError as error:
+        if DEAD_WORKER.search(str(error)) is None:
+            raise
+        end_workers(error)
+        raise HfgenError(explain(error)) from error
 
 
 def end_workers(error: Exception) -> None:

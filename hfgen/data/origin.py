@@ -40,6 +40,7 @@ class Origin:
         fingerprint: of the held-out images, as `images_fingerprint` has it.
         caption_column, caption_template: as those of a `CaptionRule`; None both of a training without captions.
         conditioning_column, condition: as column and transform of a `ConditionRule`; None both of a training without such pictures.
+        streamed: whether `train_rows` are but the first of a stream; `rows` is then how many of a split have been looked at.
     """
 
     source: str
@@ -59,6 +60,7 @@ class Origin:
     caption_template: str | None = None
     conditioning_column: str | None = None
     condition: str | None = None
+    streamed: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; `origin_of_json` reads them."""
@@ -74,7 +76,7 @@ def origin_of_json(value: Mapping[str, Any], place: str) -> Origin:
     """What `Origin.to_json` gave; `HfgenError` names `place` for anything else."""
     names = {item.name: str(item.type) for item in fields(Origin)}
     value = {item.name: item.default for item in fields(Origin) if item.default is not MISSING} | dict(value)
-    kinds = {"str": str, "str | None": (str, type(None)), "int": int, "tuple[str, ...]": (list, tuple)}
+    kinds = {"str": str, "str | None": (str, type(None)), "int": int, "bool": bool, "tuple[str, ...]": (list, tuple)}
     wrong = [name for name, kind in names.items() if name not in value or not isinstance(value[name], kinds[kind])]
     if wrong or value.keys() - names.keys():
         which = ", ".join(map(str, wrong or value.keys() - names.keys()))

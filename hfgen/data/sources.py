@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -32,6 +34,8 @@ def load_source(
     train_data_dir: str | None = None,
     cache_dir: str | None = None,
     dataset: Given | None = None,
+    *,
+    streaming: bool = False,
 ) -> DatasetDict:
     """All splits of a source, the first that is given of these:
 
@@ -41,6 +45,8 @@ def load_source(
     - `dataset_name` as the embedded "digits" or a repository;
     - `dataset_name` as moving:NAME, the pictures of the source NAME, each made to move, or clips:FOLDER, a folder whose folders of
       pictures are clips.
+
+    With `streaming` what can be read as it is needed is an IterableDatasetDict, and a place may be a URL that fsspec knows.
 
     Raises `HfgenError` when there is no such source or the Hub cannot be reached.
     """
@@ -61,12 +67,13 @@ def load_source(
         return embedded_digits()
     if any((Path(place) / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return _from_disk(place)
+    load = partial(load_by, shown=place, cache_dir=cache_dir, streaming=streaming)
     if Path(place).is_file():
         path = Path(place).resolve()
-        return _load(str(path.parent), place, data_files=path.name, cache_dir=cache_dir)
+        return load(str(path.parent), data_files=path.name)
     if train_data_dir is not None and dataset_config_name is None and _is_image_folder(place):
-        return _load("imagefolder", place, data_dir=place, cache_dir=cache_dir)
-    return _load(place, place, name=dataset_config_name, cache_dir=cache_dir)
+        return load("imagefolder", data_dir=place)
+    return load(place, name=dataset_config_name)
 
 
 def _moving(source: DatasetDict) -> DatasetDict:
@@ -82,7 +89,8 @@ def _given(dataset: Given) -> DatasetDict:
         dataset = DatasetDict({TRAIN: dataset})
     if not isinstance(dataset, DatasetDict):
         raise HfgenError(
-            f"dataset is a {type(dataset).__name__}: pass a Dataset or DatasetDict of the library datasets, not a streamed one"
+            f"dataset is a {type(dataset).__name__}: pass a Dataset or DatasetDict of the library datasets; a streamed "
+            "one only to a training with streaming=True"
         )
     return DatasetDict({name: part.with_format(None) for name, part in dataset.items()})
 
@@ -104,7 +112,8 @@ def _from_disk(folder: str) -> DatasetDict:
     return found if isinstance(found, DatasetDict) else DatasetDict(train=found)
 
 
-def _load(builder: str, shown: str, **arguments: str | None) -> DatasetDict:
+def load_by(builder: str, *, shown: str, **arguments: Any) -> DatasetDict:
+    """What `datasets.load_dataset` makes of it, with whose arguments; `HfgenError` names the place as `shown`."""
     try:
         return datasets.load_dataset(builder, **arguments)
     except Exception as error:  # the loader raises whatever its readers raise; each means: no dataset

@@ -24,7 +24,10 @@ from hfgen.data.loading import ImagesInMemory, Rows, load_images
 from hfgen.data.moving import MOVING_COLUMN, MOVING_TOLD
 from hfgen.data.origin import Origin, images_fingerprint, source_of
 from hfgen.data.representation import Pixels, Representation
+from hfgen.data.shuffling import Shards
 from hfgen.data.sources import choose_splits, find_image_column, load_source
+from hfgen.data.stream_source import streamed_splits
+from hfgen.data.streaming import ImageStream
 from hfgen.data.subset import draw_rows, rows_text
 from hfgen.data.survey import Survey, survey
 
@@ -47,6 +50,7 @@ class TrainingSet:
         labels, train_labels: classes of the held-out and of the training images' rows, int64 (N,), or None.
         class_names: of 0, 1, ...
         frames: of a clip, None of images.
+        stream: what is trained on in place of `train`, which then holds its first images.
         companions, train_companions: what belongs to the held-out and to the training images beside their classes.
     """
 
@@ -65,6 +69,7 @@ class TrainingSet:
     companions: Companions = field(default_factory=Companions)
     train_companions: Companions = field(default_factory=Companions)
     frames: int | None = None
+    stream: ImageStream | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,8 +93,14 @@ class TrainingSet:
             "training_pixels": self._digest(self.train, self.train_labels),
             "held_out_pixels": self._digest(self.validation, self.labels),
             **self.composited,
+            **({} if self.stream is None else self.stream.identity),
             **_companions_identity(self.train_companions),
         }
+
+    @property
+    def amount(self) -> str:
+        """How many training images there are, in words."""
+        return f"{len(self.train)} training images" if self.stream is None else "a stream of training images"
 
     def told_classes(self) -> list[str]:
         """The names of the classes, for a network that is told them; `HfgenError` where not all images have one."""
@@ -140,8 +151,8 @@ def load_training_set(
         accelerator.device,
     )
 
-    def images(center_crop: bool, dataset: Dataset, column: str) -> Rows:
-        reader = ImageReader(
+    def reader(center_crop: bool, dataset: Dataset, column: str) -> ImageReader:
+        return ImageReader(
             dataset=dataset,
             column=column,
             channels=channels,
@@ -150,9 +161,22 @@ def load_training_set(
             seed=seed,
             background=background,
         )
-        clips = None if frames is None else ClipReader(images=reader, frames=frames)
-        return load_images(clips or reader, accelerator.device, show_progress=accelerator.is_local_main_process)
 
+    def images(center_crop: bool, dataset: Dataset, column: str) -> Rows:
+        pictures = reader(center_crop, dataset, column)
+        clips = None if frames is None else ClipReader(images=pictures, frames=frames)
+        return load_images(clips or pictures, accelerator.device, show_progress=accelerator.is_local_main_process)
+
+    stream = found.shards and ImageStream(
+        shards=found.shards,
+        reader=reader(data.center_crop, found.train, found.column),
+        image_column=found.column,
+        label_column=found.origin.label_column,
+        buffer_size=data.shuffle_buffer_size,
+        seed=seed,
+        device=accelerator.device,
+        epoch_steps=data.epoch_steps,
+    )
     train = images(data.center_crop, found.train, found.column)
     validation = images(True, found.validation, found.column)
     return TrainingSet(
@@ -165,12 +189,14 @@ def load_training_set(
         labels=found.labels,
         train_labels=found.train_labels,
         class_names=list(found.origin.class_names),
-        told=_told(found, looked.changes(channels, resolution, data.background, center_crop=data.center_crop)),
+        told=_told(found, looked.changes(channels, resolution, data.background, center_crop=data.center_crop))
+        + ([] if stream is None else stream.told),
         origin=found.origin,
         composited={"background": data.background} if looked.transparent else {},
         companions=found.companions(held_out=True, images=validation, read=partial(images, True)),
         train_companions=found.companions(held_out=False, images=train, read=partial(images, data.center_crop)),
         frames=frames,
+        stream=stream,
     )
 
 
@@ -183,6 +209,7 @@ class Found:
         held_out, labels, train_labels: as those of a `TrainingSet`.
         rows: the held-out and the training rows with all their columns.
         rules: what belongs to the images beside their classes.
+        shards: of a stream, whose first rows are `train`.
     """
 
     train: Dataset
@@ -194,6 +221,7 @@ class Found:
     origin: Origin
     rows: tuple[Dataset, Dataset]
     rules: CompanionRules
+    shards: Shards | None = None
 
     def companions(self, *, held_out: bool, images: Rows, read: Read) -> Companions:
         """Those of the held-out or of the training images; arguments and errors as `CompanionRules.load`."""
@@ -202,6 +230,8 @@ class Found:
 
 
 def _find_images(data: DataConfig, seed: int) -> Found:
+    if data.streaming:
+        return _find_stream(data)
     source = load_source(data.dataset_name, data.dataset_config_name, data.train_data_dir, data.cache_dir, data.dataset)
     label_column = find_label_column(next(iter(source.values())), data.label_column)
     splits = choose_splits(source, data.train_split, data.validation_split, label_column=label_column, seed=seed)
@@ -248,6 +278,40 @@ def _find_images(data: DataConfig, seed: int) -> Found:
     )
 
 
+def _find_stream(data: DataConfig) -> Found:
+    splits, shards, column, label_column = streamed_splits(data)
+    names = class_names(splits.train, label_column)
+    held_out = undecoded(splits.validation, column)
+    kind, name = source_of(data)
+    return Found(
+        train=undecoded(splits.train, column),
+        validation=held_out,
+        column=column,
+        held_out=splits.held_out,
+        labels=class_labels(splits.validation, label_column, names),
+        train_labels=class_labels(splits.train, label_column, names),
+        origin=Origin(
+            source=kind,
+            name=name,
+            config=data.dataset_config_name,
+            image_column=column,
+            label_column=label_column,
+            class_names=tuple(names),
+            train_split=data.train_split,
+            train_rows=rows_text(splits.train_rows),
+            held_out_split=splits.held_out_split,
+            held_out_rows=rows_text(splits.rows or ()),
+            background=data.background,
+            rows=max(splits.train_rows[-1] + 1, len(splits.validation)),
+            fingerprint=images_fingerprint(held_out, column),
+            streamed=True,
+        ),
+        rows=(splits.validation, splits.train),
+        rules=CompanionRules(),
+        shards=shards,
+    )
+
+
 def _looked_at(found: Found, seed: int, *, clips: bool) -> Survey:
     """What the images are like, or the frames of the clips."""
     look = clip_survey if clips else survey
@@ -275,4 +339,5 @@ def _told(found: Found, changes: list[str]) -> list[str]:
         changes = [MOVING_TOLD]
     if found.train_labels is None:
         return changes
-    return [class_counts(found.train_labels, found.origin.class_names), *changes]
+    of = "" if found.shards is None else f" of the first {len(found.train):,} images"
+    return [f"{class_counts(found.train_labels, found.origin.class_names)}{of}", *changes]

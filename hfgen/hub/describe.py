@@ -20,8 +20,10 @@ def training_text(training: TrainingRecord) -> str:
     if training.held_out_loss is not None:
         where = escape_markdown(training.held_out)
         loss = f" Held-out {escape_markdown(training.loss)} at the end: {training.held_out_loss:.4f} ({where})."
+    streamed = bool((training.data or {}).get("streamed"))
+    passes = "taken from a stream" if streamed else f"{training.epochs:g} epochs"
     return (
-        f"{training.images:,} images of {source} (split {escape_markdown(training.train_split)}), {training.epochs:g} epochs, "
+        f"{training.images:,} images of {source} (split {escape_markdown(training.train_split)}), {passes}, "
         f"{training.steps:,} steps of {training.batch_size} images; the repository has {weights}.{loss}"
     )
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 
 from hfgen.core.memory import check_fits
 from hfgen.core.random import RowRandom, Stream, epoch_order
 from hfgen.data.batch import Batch, RandomSpec
+from hfgen.data.loading import Rows
+from hfgen.data.streaming import ImageStream, MicroBatch, StreamShare
 from hfgen.data.training_set import TrainingSet
 
 FLOAT_BYTES = 4
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+MicroBatches = Iterator[MicroBatch]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,7 @@ class Plan:
         micro_batch_size: rows that a process takes at once.
         micro_batches: that a process takes one after the other in a step.
         num_processes, process_index: how many processes there are, and which this is.
+        epoch_steps: steps that count as an epoch, of a stream, whose rows nobody has counted.
     """
 
     seed: int
@@ -34,6 +40,7 @@ class Plan:
     micro_batches: int
     num_processes: int
     process_index: int
+    epoch_steps: int | None = None
 
     @property
     def batch_size(self) -> int:
@@ -43,7 +50,7 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches that the rows give."""
-        return self.count // self.batch_size
+        return self.count // self.batch_size if self.epoch_steps is None else self.epoch_steps
 
     @property
     def offsets(self) -> range:
@@ -62,6 +69,19 @@ class Plan:
         ]
 
 
+def in_memory(images: Rows, rows: Sequence[torch.Tensor]) -> MicroBatches:
+    """Micro-batches of rows whose classes lie with the others'."""
+    return zip(rows, images.batches(rows), repeat(None), strict=False)
+
+
+def streamed(stream: ImageStream | None, plan: Plan) -> StreamShare | None:
+    """What this process takes of a stream; `HfgenError` for fewer shards than processes."""
+    if stream is None:
+        return None
+    rows = plan.micro_batch_size * plan.micro_batches
+    return stream.share(rows=rows, num_processes=plan.num_processes, process_index=plan.process_index)
+
+
 class Batches:
     """Batches with the random numbers and conditions that belong to their rows.
 
@@ -78,7 +98,7 @@ class Batches:
         self, images: TrainingSet, random: RandomSpec, plan: Plan, *, eval_batch_size: int, device: torch.device
     ):
         self.representation, self.batch_size = images.representation, plan.batch_size
-        self.held_out_rows = len(images.validation)
+        self.held_out_rows, self.in_lanes = len(images.validation), images.stream is not None
 
         def numbers(stream: Stream, spec: RandomSpec, rows: int) -> RowRandom:
             size = rows * sum(math.prod(shape) for shape in (*spec.normal.values(), *spec.uniform.values()))
@@ -97,14 +117,24 @@ class Batches:
             labels if labels is None else labels.to(device) for labels in (images.train_labels, images.labels)
         )
 
-    def training(self, rows: torch.Tensor, raw: torch.Tensor, *, step: int, offset: int) -> Batch:
-        """Rows of a step's whole batch from `offset` on, augmented; their numbers hold until the next batch is made."""
+    def training(
+        self, rows: torch.Tensor, raw: torch.Tensor, labels: torch.Tensor | None = None, *, step: int, offset: int
+    ) -> Batch:
+        """Rows of a step's whole batch from `offset` on, augmented; their numbers hold until the next batch is made.
+
+        `labels` are their classes, where those do not lie with the others'.
+        """
         random = self.random.draw(step, offset, len(raw))
         if self.random.uniform:
             first = random[next(iter(self.random.uniform))].view(len(raw), -1)[:, 0]
-            random["stratified"] = (self.places[offset : offset + len(raw)] + first) / self.batch_size
+            random["stratified"] = (self._places(step)[offset : offset + len(raw)] + first) / self.batch_size
         data = self.representation.augment(self.representation.prepare(raw, random), random)
-        return Batch(data=data, cond=_cond(self.labels, rows), random=random, rows=rows, step=step)
+        cond = _cond(self.labels, rows) if labels is None else {"class_labels": labels}
+        return Batch(data=data, cond=cond, random=random, rows=rows, step=step)
+
+    def _places(self, step: int) -> torch.Tensor:
+        """Of a step's rows among the strata: those of a lane, which may hold few classes, must not keep to the same ones."""
+        return self.places.roll(int(step * GOLDEN_RATIO % 1 * self.batch_size)) if self.in_lanes else self.places
 
     def held_out(self, rows: torch.Tensor, raw: torch.Tensor, *, step: int) -> Batch:
         """Consecutive held-out rows, whose numbers are the same at each step."""

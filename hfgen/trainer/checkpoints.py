@@ -7,7 +7,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,12 +145,25 @@ def save_checkpoint(
 
     Raises `HfgenError` when it cannot be written; earlier checkpoints stay.
     """
+    with failure_told(output, state["step"]), output.beside() as beside:
+        complete_checkpoint(output, beside, state=state, files=files, limit=limit)
+
+
+def complete_checkpoint(
+    output: OutputFolder, beside: Path, *, state: Mapping[str, Any], files: Mapping[str, Tensors], limit: int | None
+) -> None:
+    """`save_checkpoint` in a folder beside its place, which may hold files of it already."""
     step = state["step"]
+    _write(beside, state, files)
+    _put_in_place(output, beside, f"checkpoint-{step}")
+    thin_out(output, step, limit)
+
+
+@contextmanager
+def failure_told(output: OutputFolder, step: int) -> Iterator[None]:
+    """What keeps the checkpoint of a step from being written is raised as `HfgenError`, which tells what there is to go on from."""
     try:
-        with output.beside() as beside:
-            _write(beside, state, files)
-            _put_in_place(output, beside, f"checkpoint-{step}")
-        thin_out(output, step, limit)
+        yield
     except (OSError, SafetensorError, HfgenError) as error:
         newest = checkpoints(output.path)[-1:]
         kept = f"{newest[0].name} is kept" if newest else "there is no earlier one"

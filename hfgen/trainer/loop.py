@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -21,26 +21,30 @@ from hfgen.core.media import grid_of_classes, save_png
 from hfgen.data.batch import Batch
 from hfgen.data.training_set import TrainingSet
 from hfgen.families.base import Task, Terms
-from hfgen.trainer.batches import Batches, Plan
+from hfgen.trainer.batches import Batches, MicroBatches, Plan, in_memory, streamed
+from hfgen.trainer.capture import captured
 from hfgen.trainer.checkpoints import (
     check_same_run,
     checkpoints,
     find_checkpoint,
     is_longer,
     read_state,
-    read_tensors,
-    save_checkpoint,
     thin_out,
 )
 from hfgen.trainer.ema import WeightAverage
 from hfgen.trainer.output import OutputFolder
+from hfgen.trainer.parts import local_part
 from hfgen.trainer.progress import Progress
 from hfgen.trainer.setup import on_main_process
+from hfgen.trainer.sharding import layout
+from hfgen.trainer.shards import Stored
 from hfgen.trainer.signals import Request, Signals, interruption
 from hfgen.trainer.state import TrainingState
-from hfgen.trainer.turns import Turn, prepare_turns
+from hfgen.trainer.step import Step
+from hfgen.trainer.turns import prepare_turns
 
-MicroBatches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+STREAM = "stream"
+Result = TypeVar("Result")
 
 
 @dataclass(kw_only=True)
@@ -79,7 +83,10 @@ class Trainer:
         self.plan = self._plan()
         self.batch_size, self.steps_per_epoch = self.plan.batch_size, self.plan.steps_per_epoch
         self.max_steps = self.optimization.max_train_steps or self.optimization.num_epochs * self.steps_per_epoch
+        self.share = streamed(self.images.stream, self.plan)
         self.identity = {**self.identity, "batch_size": self.batch_size}
+        if self.share is not None:
+            self.identity["lanes"] = self.share.lanes
         if not self.optimization.lr_scheduler.startswith("constant"):
             self.identity["max_steps"] = self.max_steps
         self.checkpoint = on_main_process(self.accelerator, self._find_checkpoint)
@@ -92,13 +99,13 @@ class Trainer:
             eval_batch_size=min(self.optimization.eval_batch_size, len(self.images.validation)),
             device=device,
         )
-        self.window, self.last_reading, self.epoch_ended = self._zero_terms(), 0, True
-        self.first_bad_step = torch.full((), math.inf, device=device)
+        self.last_reading, self.epoch_ended = 0, True
 
     def _plan(self) -> Plan:
         plan = Plan(
             seed=self.optimization.seed,
             count=len(self.images.train),
+            epoch_steps=self.images.stream and self.images.stream.epoch_steps,
             micro_batch_size=self.optimization.train_batch_size,
             micro_batches=self.optimization.gradient_accumulation_steps,
             num_processes=self.accelerator.num_processes,
@@ -121,17 +128,29 @@ class Trainer:
 
     def _prepare(self) -> None:
         o, device = self.optimization, self.accelerator.device
-        self.module = self.module.to(device, memory_format=self.images.representation.memory_format)
+        self.layout = layout(self.accelerator, self.module)
+        self.layout.place(self.images.representation.memory_format)
         self.task.to(device)
         self.model, self.turns = prepare_turns(self.accelerator, self.task, self.module, o, self.max_steps)
-        self.forward = torch.compile(self.model) if o.compile else self.model
+        self.layout.check()
         self.ema = WeightAverage(self.module, o.ema_max_decay, o.ema_inv_gamma, o.ema_power) if o.use_ema else None
+        self.plain_step = Step(
+            accelerator=self.accelerator,
+            task=self.task,
+            model=self.model,
+            forward=torch.compile(self.model) if o.compile else self.model,
+            turns=self.turns,
+            ema=self.ema,
+            max_grad_norm=o.max_grad_norm,
+        )
+        tell = self.accelerator.print
+        self.take_step = captured(self.plain_step, self.plan.micro_batches, tell) if o.capture else self.plain_step
         self.state = TrainingState(
             accelerator=self.accelerator,
             module=self.module,
             turns=self.turns,
             ema=self.ema,
-            states=self.task.states,
+            states=self.task.states if self.share is None else {**self.task.states, STREAM: self.share},
         )
 
     def fit(self) -> None:
@@ -144,13 +163,14 @@ class Trainer:
         on_main_process(self.accelerator, self._cut)
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
         self.progress = Progress(self.accelerator, self.output_dir, self.step, self.max_steps, self.batch_size)
-        with self.progress, self.signals.deferred(self.accelerator):
+        share = nullcontext() if self.share is None else closing(self.share)
+        with self.progress, self.signals.deferred(self.accelerator), share:
             if not self.epoch_ended:
                 self._end_epoch()
             while self.step < self.max_steps:
                 self._run_epoch(*divmod(self.step, self.steps_per_epoch))
         with self._averaged():
-            on_main_process(self.accelerator, self._save_pipeline)
+            self._with_whole(self._save_pipeline)
 
     def _cut(self) -> None:
         """Let the folder be as it was after the checkpoint, however the training ended that wrote it."""
@@ -191,44 +211,25 @@ class Trainer:
             raise interruption(request, f" after step {self.step}")
 
     def micro_batches(self, epoch: int, first_step: int, last_step: int) -> MicroBatches:
-        """Row numbers and raw rows of each micro-batch of this process, in the order in which it takes them."""
-        rows = self.plan.rows(epoch, first_step, last_step)
-        return zip(rows, self.images.train.batches(rows), strict=True)
+        """Each micro-batch of this process, in the order in which it takes them."""
+        if self.share is not None:
+            return self.share.micro_batches(last_step - first_step, self.plan.micro_batch_size)
+        return in_memory(self.images.train, self.plan.rows(epoch, first_step, last_step))
 
     def advance(self, micro_batches: MicroBatches) -> None:
         """One optimizer step on the next of `micro_batches`, with its moving average and readings."""
         taken = list(islice(micro_batches, len(self.plan.offsets)))
-        for turn in self.turns:
-            for offset, (rows, raw) in zip(self.plan.offsets, taken, strict=True):
-                self._learn(turn, self.batches.training(rows, raw, step=self.step, offset=offset))
+
+        def batches() -> Iterator[Batch]:
+            for offset, micro_batch in zip(self.plan.offsets, taken, strict=True):
+                yield self.batches.training(*micro_batch, step=self.step, offset=offset)
+
+        self.take_step(batches)
         self.learning_rate = self.turns[0].schedule.get_last_lr()[0]
         for turn in self.turns:
             turn.schedule.step()
-        if self.ema is not None:
-            self.ema.update()
-        self.task.end_step()
         self.step += 1
         self._report()
-
-    def _learn(self, turn: Turn, batch: Batch) -> None:
-        """Gradients of a micro-batch; after the last one of the step the optimizer's update."""
-        with self.accelerator.accumulate(self.model):
-            terms = {name: term.mean() for name, term in self.task.loss(self.forward, batch, turn.name).items()}
-            self.accelerator.backward(terms["loss"])
-            if self.accelerator.sync_gradients:
-                if self.optimization.max_grad_norm:
-                    self.accelerator.clip_grad_norm_(turn.parameters, self.optimization.max_grad_norm)
-                turn.stepper.step()
-                for each in self.turns:  # what this loss has left at the parameters of others is not theirs
-                    each.stepper.zero_grad()
-        self._note({name: term.detach() for name, term in terms.items()})
-
-    def _note(self, terms: Terms) -> None:
-        """Keep the terms and the first step at which it was not finite on the device: nothing here waits for it."""
-        for name, term in terms.items():
-            self.window[name] += term
-        bad = torch.where(terms["loss"].isfinite(), math.inf, float(self.step + 1))
-        self.first_bad_step = torch.minimum(self.first_bad_step, bad)
 
     def _report(self) -> None:
         if self.step % self.run.logging_steps and self.step != self.max_steps:
@@ -236,18 +237,21 @@ class Trainer:
             return
         self._check_finite()
         micro_batches = (self.step - self.last_reading) * self.plan.micro_batches
-        terms = self._reduced(self.window, self.accelerator.num_processes * micro_batches)
-        self.window, self.last_reading = self._zero_terms(), self.step
+        terms = self._reduced(self.plain_step.sums, self.accelerator.num_processes * micro_batches)
+        for value in self.plain_step.sums.values():
+            value.zero_()
+        self.last_reading = self.step
         self.progress.tick()
-        self.progress.reading(self.step, terms, self.learning_rate)
+        self.progress.reading(self.step, terms, float(self.learning_rate))
 
     def _check_finite(self) -> None:
-        first_bad = self.accelerator.gather(self.first_bad_step).min().item()
+        first_bad = self.accelerator.gather(self.plain_step.first_bad).min().item()
         if math.isfinite(first_bad):
             self._stop_not_finite(f"the loss at step {int(first_bad)} is")
 
     def _check_weights_finite(self) -> None:
-        if not torch.stack([p.isfinite().all() for p in self.module.parameters()]).all():
+        finite = torch.stack([local_part(p).isfinite().all() for p in self.module.parameters()]).all()
+        if not self.accelerator.gather(finite).all():
             self._stop_not_finite(f"the weights after step {self.step} are")
 
     def _stop_not_finite(self, what: str) -> None:
@@ -267,39 +271,44 @@ class Trainer:
                 self._stop_not_finite(f"the held-out loss after step {self.step} is")
             self.progress.validation(self.step, epoch, terms)
             if self.quality is not None and (last or epoch % self.run.eval_epochs == 0):
-                self.progress.quality(self.step, on_main_process(self.accelerator, self._measure))
+                self.progress.quality(self.step, self._with_whole(self._measure))
             if self.run.save_images_epochs and (last or epoch % self.run.save_images_epochs == 0):
-                on_main_process(self.accelerator, self._save_preview)
+                self._with_whole(self._save_preview)
             if not last and epoch % self.run.save_model_epochs == 0:
-                on_main_process(self.accelerator, self._save_pipeline)
+                self._with_whole(self._save_pipeline)
         self.epoch_ended = True
 
     @torch.no_grad()
     def _held_out_terms(self) -> dict[str, float]:
         """Means over the held-out rows, with the same random numbers at each call."""
         held_out = self.images.validation
-        parts = torch.arange(len(held_out)).split(self.optimization.eval_batch_size)
-        parts = parts[self.accelerator.process_index :: self.accelerator.num_processes]
+        shares = self.layout.shares(torch.arange(len(held_out)).split(self.optimization.eval_batch_size))
+        raws = held_out.batches([rows for rows, _ in shares])
         total = self._zero_terms()
         self.module.eval()
-        for rows, raw in zip(parts, held_out.batches(parts), strict=True):
+        for (rows, counts), raw in zip(shares, raws, strict=True):
             batch = self.batches.held_out(rows, raw, step=self.step)
             for name, term in self.task.held_out_loss(self.module, batch).items():
-                total[name] += term.sum()
+                total[name] += term.sum() * counts
         self.module.train()
         return self._reduced(total, len(held_out))
 
-    def _measure(self) -> Mapping[str, float]:
-        assert self.quality is not None
-        return self.quality(self.task.pipeline(self.module))
+    def _with_whole(self, action: Callable[[torch.nn.Module], Result]) -> Result:
+        """What an action makes of the whole network on the main process."""
+        with self.layout.whole() as network:
+            return on_main_process(self.accelerator, partial(action, network))
 
-    def _save_preview(self) -> None:
-        images, names = self.task.preview(self.module), getattr(self.task, "class_names", ())
+    def _measure(self, network: torch.nn.Module) -> Mapping[str, float]:
+        assert self.quality is not None
+        return self.quality(self.task.pipeline(network))
+
+    def _save_preview(self, network: torch.nn.Module) -> None:
+        images, names = self.task.preview(network), getattr(self.task, "class_names", ())
         labels = [i % len(names) for i in range(len(images))] if names else None
         save_png(grid_of_classes(images, names, labels), self.output.grid(self.step))
 
-    def _save_pipeline(self) -> None:
-        self.output.save(partial(self.task.pipeline(self.module).save_pretrained, safe_serialization=True))
+    def _save_pipeline(self, network: torch.nn.Module) -> None:
+        self.output.save(partial(self.task.pipeline(network).save_pretrained, safe_serialization=True))
 
     def _zero_terms(self) -> Terms:
         return {name: torch.zeros((), device=self.accelerator.device) for name in self.task.terms}
@@ -312,14 +321,14 @@ class Trainer:
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         self.module.eval()
-        with self.ema.swapped_in() if self.ema is not None else nullcontext():
+        with self.layout.evaluating(), self.ema.swapped_in() if self.ema is not None else nullcontext():
             yield
         self.module.train()
 
     def _save_checkpoint(self) -> None:
         self._check_finite()
         self._check_weights_finite()
-        values, files = self.state.capture(self.window)
+        values, files = self.state.capture(self.plain_step.sums)
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -330,9 +339,7 @@ class Trainer:
             "identity": self.identity,
             **values,
         }
-        limit = self.run.checkpoints_total_limit
-        save = partial(save_checkpoint, self.output, state=state, files=files, limit=limit)
-        on_main_process(self.accelerator, save)
+        self.layout.save(self.output, state=state, files=files, limit=self.run.checkpoints_total_limit)
 
     def _resume(self) -> None:
         if self.checkpoint is None:
@@ -341,8 +348,8 @@ class Trainer:
             return
         try:
             state = read_state(self.checkpoint)
-            sums = self.state.restore(state, partial(read_tensors, self.checkpoint))
-            self.window = {name: sums[name] for name in self.task.terms}  # a file keeps no order
+            sums = self.state.restore(state, Stored(self.checkpoint))
+            self.plain_step.resume(sums, state["step"])
             self.step, self.seconds_before = state["step"], state["seconds"]
             self.cpu_seconds_before = state.get("cpu_seconds", 0.0)
             self.last_reading, self.epoch_ended = state["last_reading"], state["epoch_ended"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,8 @@ from hfgen.core.errors import HfgenError, explain
 LOGS = "logs"
 Result = TypeVar("Result")
 SECONDS_TO_LET_GO = 1.0
+SIZE_BASED = "SIZE_BASED_WRAP"
+WRAPS = (SIZE_BASED, "TRANSFORMER_BASED_WRAP")
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -26,8 +29,9 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         raise HfgenError(f"logger={logger!r} is not installed: pip install {logger}, or pass --logger none")
     if optimization.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise HfgenError("mixed_precision='fp16' needs a GPU: pass bf16 or no")
+    check_sharding(os.environ, on_gpu=torch.cuda.is_available())
     output_dir = config.output_dir
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=torch.accelerator.current_accelerator() is None,  # several processes on CPU are only seen when asked for
         mixed_precision=optimization.mixed_precision,
         gradient_accumulation_steps=optimization.gradient_accumulation_steps,
@@ -35,6 +39,32 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         log_with=None if logger == "none" else logger,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / LOGS)),
     )
+    if accelerator.is_fsdp2:  # every process makes the network from the seed: nothing has to be sent
+        accelerator.state.fsdp_plugin.cpu_ram_efficient_loading = False
+    return accelerator
+
+
+def check_sharding(environment: Mapping[str, str], *, on_gpu: bool) -> None:
+    """Raise `HfgenError` unless what `accelerate launch --use_fsdp` has left in the environment, if anything, can be done."""
+
+    def asked(name: str) -> str:
+        return environment.get(name, "").upper()
+
+    if asked("ACCELERATE_USE_FSDP") != "TRUE":
+        return
+    if not on_gpu:
+        raise HfgenError("--use_fsdp shards a network over GPUs, and there is none here: leave it out")
+    if asked("FSDP_VERSION") != "2":
+        raise HfgenError(f"--use_fsdp with FSDP version {environment.get('FSDP_VERSION', '1')}: pass --fsdp_version 2")
+    policy, smallest = asked("FSDP_AUTO_WRAP_POLICY"), int(environment.get("FSDP_MIN_NUM_PARAMS", 0))
+    if policy not in WRAPS or (policy == SIZE_BASED and smallest < 1):
+        raise HfgenError(
+            f"--use_fsdp needs to know how large a part to shard by itself is: pass --fsdp_auto_wrap_policy {SIZE_BASED} "
+            "--fsdp_min_num_params 1000000"
+        )
+    for name in ("OFFLOAD_PARAMS", "ACTIVATION_CHECKPOINTING"):
+        if asked(f"FSDP_{name}") == "TRUE":
+            raise HfgenError(f"--fsdp_{name.lower()} is not supported: leave it out")
 
 
 def end_training(accelerator: Accelerator) -> None:

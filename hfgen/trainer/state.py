@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,12 @@ from accelerate.utils import gather_object
 
 from hfgen.trainer.ema import WeightAverage
 from hfgen.trainer.random_states import random_states, set_random_states
+from hfgen.trainer.shards import Stored
 from hfgen.trainer.turns import Turn
 
 MODEL, EMA, PROCESSES = "model.safetensors", "ema.safetensors", "processes.safetensors"
 SUMS = "sum."
 Tensors = dict[str, torch.Tensor]
-Read = Callable[[str], Tensors]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,8 @@ class TrainingState:
             "processes": len(everyones),
             "optimizers": {
                 turn.name: {
-                    "param_groups": turn.optimizer.state_dict()["param_groups"],
-                    "schedule": turn.schedule.state_dict(),
+                    "param_groups": _on_host(turn.optimizer.state_dict()["param_groups"]),
+                    "schedule": _on_host(turn.schedule.state_dict()),
                 }
                 for turn in self.turns
             },
@@ -60,25 +60,26 @@ class TrainingState:
         }
         return values, {name: {k: v.contiguous() for k, v in tensors.items()} for name, tensors in files.items()}
 
-    def restore(self, values: Mapping[str, Any], read: Read) -> Tensors:
-        """Go on from what `capture` gave; `read` gives the tensors of a file. Returns this process's sums.
+    def restore(self, values: Mapping[str, Any], stored: Stored) -> Tensors:
+        """Go on from what `capture` gave, and what has been stored of it. Returns this process's sums.
 
         With another number of processes all sums are the main process's, and the generators stay as they are.
 
         Raises whatever torch does for tensors that are not those of this training.
         """
-        self.module.load_state_dict(read(MODEL))
+        stored.fill(MODEL, self.module.state_dict())
         for turn in self.turns:
             saved = values["optimizers"][turn.name]
-            _load_optimizer(turn.optimizer, read(_optimizer_file(turn)), saved["param_groups"])
+            _load_optimizer(turn.optimizer, stored, _optimizer_file(turn), saved["param_groups"])
             turn.schedule.load_state_dict(dict(saved["schedule"]))
         if self.ema is not None:
-            self.ema.load(read(EMA), values["step"])
+            stored.fill(EMA, self.ema.tensors())
+            self.ema.resume(values["step"])
         for name, state in self.states.items():
-            state.load_state_dict(read(_task_file(name)))
+            state.load_state_dict(stored.read(_task_file(name)))
         if self.accelerator.scaler is not None and values["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(dict(values["scaler"]))
-        return self._restore_own(read(PROCESSES), values["processes"])
+        return self._restore_own(stored.read(PROCESSES), values["processes"])
 
     def _restore_own(self, saved: Tensors, processes: int) -> Tensors:
         accelerator = self.accelerator
@@ -111,18 +112,33 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
     return {f"{index}.{name}": torch.as_tensor(value) for index, of in state.items() for name, value in of.items()}
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, groups: list[dict[str, Any]]) -> None:
+def _load_optimizer(optimizer: torch.optim.Optimizer, stored: Stored, file: str, groups: list[dict[str, Any]]) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    tensors = stored.into(file, lambda key, kind: _empty_moment(key, kind, parameters))
     state: dict[int, Tensors] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
-        parameter = parameters[int(number)]
-        if (
-            value.shape == parameter.shape and name != "step"
-        ):  # fused kernels want them to lie in memory as the parameter does
-            value = torch.empty_like(parameter).copy_(value)
         state.setdefault(int(number), {})[name] = value
     saved = [
-        {k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in group.items()} for group in groups
+        {k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in group.items()} | {"capturable": False}
+        for group in groups
     ]
     optimizer.load_state_dict({"state": state, "param_groups": saved})
+
+
+def _on_host(value: Any) -> Any:
+    """The value without tensors, as those of a captured step."""
+    if isinstance(value, dict):
+        return {key: _on_host(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_on_host(one) for one in value]
+    return value.item() if isinstance(value, torch.Tensor) else value
+
+
+def _empty_moment(key: str, kind: torch.Tensor, parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
+    """Room for what `_optimizer_tensors` has called `key`: fused kernels want it to lie in memory as the parameter does."""
+    number, _, name = key.partition(".")
+    parameter = parameters[int(number)]
+    if kind.shape == parameter.shape and name != "step":
+        return torch.empty_like(parameter, requires_grad=False)
+    return torch.empty_like(kind, device="cpu")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch.nn import Module
 
 from hfgen.configs.flags import check_ranges
 from hfgen.configs.training import TrainingConfig
@@ -18,6 +19,7 @@ from hfgen.core.history import HISTORY_FILE
 from hfgen.core.media import save_png
 from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.data.origin import keep_place
+from hfgen.data.stream_source import check_streaming
 from hfgen.data.training_set import TrainingSet, load_training_set
 from hfgen.evaluation.while_training import sample_quality
 from hfgen.families.base import Family
@@ -52,6 +54,7 @@ def train(config: TrainingConfig) -> Path:
     """
     for group in config.groups:
         check_ranges(group)
+    check_streaming(config.data, config.optimization)
     family = get_family(config.family).for_training(config)
     accelerator = make_accelerator(config)
     with Signals() as signals, ExitStack() as claim:
@@ -95,7 +98,8 @@ def _train_in(config: TrainingConfig, family: Family, accelerator: Accelerator, 
     hint = _hint(trainer, family)
     if hint is not None:
         accelerator.print(hint)
-    on_main_process(accelerator, partial(_prepare, trainer, family, images))
+    with trainer.layout.whole() as network:
+        on_main_process(accelerator, partial(_prepare, trainer, family, network, images))
     _start_trackers(trainer)
     try:
         trainer.fit()
@@ -139,7 +143,7 @@ def _told(trainer: Trainer, images: TrainingSet, chosen: bool) -> str:
     preset = f"preset {model.model_config_name_or_path}, chosen by the images' shape, " if chosen else ""
     latents = "" if seen == images.shape else f" as latents of {'x'.join(map(str, seen))}"
     return (
-        f"{preset}{sum(p.numel() for p in trainer.module.parameters()):,} parameters, {len(images.train)} training images of "
+        f"{preset}{sum(p.numel() for p in trainer.module.parameters()):,} parameters, {images.amount} of "
         f"{'x'.join(map(str, images.shape))}{latents}, held out: {images.held_out}, "
         f"{trainer.max_steps} steps of {trainer.batch_size} images"
     )
@@ -161,11 +165,11 @@ def _hint(trainer: Trainer, family: Family) -> str | None:
     )
 
 
-def _prepare(trainer: Trainer, family: Family, images: TrainingSet) -> None:
+def _prepare(trainer: Trainer, family: Family, network: Module, images: TrainingSet) -> None:
     """The output folder; what is in it is only replaced once the new training is known to come to an end."""
     run, output = trainer.run, trainer.output
     with output.beside() as beside:
-        rehearse(family, trainer.task, trainer.module, beside)
+        rehearse(family, trainer.task, network, beside)
     output.begin(HISTORY_FILE, overwrite=run.overwrite_output_dir and run.resume_from_checkpoint is None)
     save_png(training_images(images, trainer.optimization.seed), output.own(TRAINING_IMAGES))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.optimization import get_scheduler
 
 from hfgen.configs.training import OptimizationConfig
+from hfgen.core.errors import HfgenError, one_line
 from hfgen.families.base import Task
 
 
@@ -38,27 +40,39 @@ def prepare_turns(
     accelerator: Accelerator, task: Task, module: torch.nn.Module, optimization: OptimizationConfig, max_steps: int
 ) -> tuple[torch.nn.Module, tuple[Turn, ...]]:
     """The module as the accelerator wraps it, and the turns in their order."""
-    parameters = [list(task.parameters(module, name)) for name in task.optimizers]
-    prepared = []
-    for part in parameters:
-        optimizer = _optimizer(part, optimization, accelerator.device)
+    prepared: list[Any] = []
+    for name in task.optimizers:
+        optimizer = _optimizer(list(task.parameters(module, name)), optimization, accelerator.device)
         prepared += [optimizer, _schedule(optimizer, optimization, max_steps)]
     if len(task.optimizers) > 1:  # the loss of one need not reach the parameters of the others
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
-    model, *prepared = accelerator.prepare(module, *prepared)
-    wrapped, schedules = prepared[::2], prepared[1::2]
-    turns = zip(task.optimizers, parameters, wrapped, schedules, strict=True)
+    model, *prepared = _prepared(accelerator, module, prepared)
+    turns = zip(task.optimizers, prepared[::2], prepared[1::2], strict=True)
     return model, tuple(
         Turn(
             name=name,
-            parameters=part,
+            parameters=[p for group in wrapper.optimizer.param_groups for p in group["params"]],
             optimizer=wrapper.optimizer,
             # without a gradient scaler Accelerate's wrapper adds nothing but a good part of a small model's step
             stepper=wrapper if accelerator.scaler is not None else wrapper.optimizer,
             schedule=schedule,
         )
-        for name, part, wrapper, schedule in turns
+        for name, wrapper, schedule in turns
     )
+
+
+def _prepared(accelerator: Accelerator, module: torch.nn.Module, others: list[Any]) -> Sequence[Any]:
+    """What the accelerator makes of them; `HfgenError` for a way to shard that this network does not have."""
+    if not accelerator.is_fsdp2:
+        return accelerator.prepare(module, *others)
+    if len(others) > 2:
+        raise HfgenError("--use_fsdp of accelerate launch is for kinds with one optimizer: leave it out")
+    try:
+        return accelerator.prepare(module, *others)
+    except (ValueError, KeyError) as error:
+        raise HfgenError(
+            f"this network cannot be sharded so ({one_line(error, 200)}): change --fsdp_auto_wrap_policy"
+        ) from error
 
 
 def _optimizer(

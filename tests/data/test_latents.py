@@ -14,6 +14,7 @@ from hfgen.core.random import seeded
 from hfgen.data import latents as module
 from hfgen.data.latents import Encoded, Latents, decoded, encode_training_set, latent_shape, moments, scaled, unscaled
 from hfgen.data.loading import ImagesInMemory
+from hfgen.data.streaming import StreamShare
 from hfgen.data.training_set import load_training_set
 
 CPU = torch.device("cpu")
@@ -64,6 +65,19 @@ def test_of_mirrored_rows_the_number_of_the_row_says_which_is_drawn(vae):
 def digits(**flags):
     data = DataConfig(dataset_name="digits", validation_split="test", max_train_samples=20, **flags)
     return load_training_set(data, channels=None, resolution=None, seed=0, accelerator=Accelerator(cpu=True))
+
+
+def test_a_stream_is_encoded_as_it_comes(vae):
+    data = DataConfig(dataset_name="digits", streaming=True, max_validation_samples=20, shuffle_buffer_size=8)
+    images = load_training_set(data, channels=None, resolution=None, seed=0, accelerator=Accelerator(cpu=True))
+    stream = encode_training_set(images, vae, CPU, show_progress=False).stream
+    segment = stream.segment([stream.lane(0, 1, None)], 8)
+    share = StreamShare(stream, lanes=1, own=range(1), rows=8)
+    share.steps = iter([[segment]])
+    ((rows, raw, labels),) = share.micro_batches(1, 8)
+    assert rows.equal(segment.rows)
+    assert labels.equal(segment.labels)
+    torch.testing.assert_close(raw, moments(vae, segment.images), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("flip", [False, True])

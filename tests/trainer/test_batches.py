@@ -1,5 +1,8 @@
 """Which rows come when, with which numbers: for data of any rank."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -89,6 +92,21 @@ def test_without_classes_and_numbers_there_are_none():
     _, batches = make(torch.zeros(9, 2), Frames(), RandomSpec())
     batch = batches.training(torch.arange(8), torch.zeros(8, 2), step=0, offset=0)
     assert batch.cond == batch.random == {}
+
+
+def test_of_a_stream_classes_come_with_the_rows_and_places_take_every_stratum():
+    """A lane has the same places in each step: over many steps these fall into all strata of [0, 1) as often."""
+    images = replace(training_set(torch.zeros(8, 2), Frames()), stream=SimpleNamespace())
+    shares = plan(epoch_steps=5)
+    assert shares.steps_per_epoch == 5
+    batches = Batches(images, RandomSpec(uniform={"time": ()}), shares, eval_batch_size=8, device=CPU)
+    labels, strata = torch.arange(8) % 2, []
+    for step in range(80):
+        batch = batches.training(torch.arange(8) << 32, torch.zeros(8, 2), labels, step=step, offset=0)
+        assert batch.cond["class_labels"] is labels
+        strata.append((batch.random["stratified"] * 8).long())
+    assert all(len(set(step.tolist())) == 8 for step in strata)
+    assert torch.stack(strata)[:, 3].bincount(minlength=8).tolist() == pytest.approx([10] * 8, abs=1)
 
 
 def test_flips_take_the_last_column_and_leave_held_out_rows_alone():

@@ -25,11 +25,12 @@ class Controlled(torch.nn.Module):
     def __init__(self, controlnet: Any, base: Model):
         super().__init__()
         self.controlnet, self.base = controlnet, base
-        for part in self._frozen:
+        for part in self.frozen:
             part.eval().requires_grad_(False)
 
     @property
-    def _frozen(self) -> tuple[Any, ...]:
+    def frozen(self) -> tuple[Any, ...]:
+        """What is used here and is none of its parameters."""
         return self.base.pipeline.unet, self.base.pipeline.text_encoder
 
     @property
@@ -49,7 +50,7 @@ class Controlled(torch.nn.Module):
 
     def move_frozen(self, device: torch.device) -> None:
         """Bring what is not trained to the device of the rest."""
-        for part in self._frozen:
+        for part in self.frozen:
             part.to(device)
 
     def forward(
@@ -64,7 +65,7 @@ class Controlled(torch.nn.Module):
 
         Source: Zhang et al. 2023, equation 2.
         """
-        unet, text_encoder = self._frozen
+        unet, text_encoder = self.frozen
         with torch.no_grad():
             states = text_encoder(input_ids)[0].to(x_t.dtype)
         down, mid = self.controlnet(

@@ -18,16 +18,16 @@ class TextConditioned(torch.nn.Module):
     def __init__(self, unet: Any, text_encoder: Any, tokenizer: Any, *, trained: bool):
         super().__init__()
         self.unet, self.tokenizer, self.trained = unet, tokenizer, trained
-        self._frozen: tuple[Any, ...] = ()
+        self.frozen: tuple[Any, ...] = ()
         if trained:
             self._text_encoder = text_encoder
         else:
-            self._frozen = (text_encoder.eval().requires_grad_(False),)
+            self.frozen = (text_encoder.eval().requires_grad_(False),)
 
     @property
     def text_encoder(self) -> Any:
         """The reader."""
-        return self._text_encoder if self.trained else self._frozen[0]
+        return self._text_encoder if self.trained else self.frozen[0]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class TextConditioned(torch.nn.Module):
 
     def move_frozen(self, device: torch.device) -> None:
         """Bring a text encoder that is not trained to the device of the rest."""
-        for part in self._frozen:
+        for part in self.frozen:
             part.to(device)
 
     def encode(self, input_ids: torch.Tensor) -> torch.Tensor:
