@@ -10,6 +10,7 @@ hold on a noisy machine:
 from __future__ import annotations
 
 import argparse
+import operator
 import statistics
 import subprocess
 import sys
@@ -28,9 +29,12 @@ from diffusers.training_utils import EMAModel
 
 from hfgen.core.media import to_model_range
 from hfgen.data.sources import find_image_column, load_source
+from hfgen.data.training_set import TrainingSet
 from hfgen.families.registry import get_family
 from hfgen.library import training_config
 from hfgen.models import UNET_PRESETS, VAE_PRESETS
+from hfgen.trainer.capture import WARM_UP_STEPS as WARM_UP_OF_CAPTURE
+from hfgen.trainer.capture import CudaGraphs
 from hfgen.trainer.loop import Trainer
 from hfgen.trainer.progress import Progress
 
@@ -49,9 +53,11 @@ def parse(argv: list[str] | None = None):
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps per loop and round")
     parser.add_argument("--epoch", action="store_true", help="a whole epoch per loop and round, instead of --steps")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--loops", nargs="+", choices=LOOPS, default=list(LOOPS), help="(default: all)")
     parser.add_argument("--workers", type=int, default=0, help="workers of the PIL loop's DataLoader")
     parser.add_argument("--mixed_precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--compile", action="store_true", help="torch.compile all three")
+    parser.add_argument("--capture", action="store_true", help="on a GPU, each step of the first two as one CUDA graph")
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--memory_of", choices=LOOPS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -79,6 +85,7 @@ class Kind:
             lr_scheduler="constant",
             lr_warmup_steps=0,
             compile=args.compile,
+            capture=args.capture,
             mixed_precision=args.mixed_precision,
             max_train_steps=10**9,
             output_dir=tempfile.mkdtemp(),
@@ -158,10 +165,21 @@ class BareStep:
         self.forward = torch.compile(self.model) if args.compile else self.model
         if args.mixed_precision != "no":  # as Accelerate prepares a model: the network alone, with float32 outputs
             self.forward = convert_outputs_to_fp32(accelerator.autocast()(self.forward))
-        self.optimizer = make_optimizer(self.model)
+        self.optimizer = make_optimizer(self.model, capturable=args.capture and self.device.type == "cuda")
         self.ema = EMAModel(self.model.parameters(), use_ema_warmup=True, foreach=True)
         x_0 = to_model_range(images.train.images[: args.batch_size]).contiguous(memory_format=torch.channels_last)
         self.batch = kind.draw(x_0)
+        self.take_step = self._recorded() if args.capture and self.device.type == "cuda" else self._once
+
+    def _once(self):
+        self.step(self.batch)
+
+    def _recorded(self):
+        """The step on the batch as the trainer records its own, but that the moving average's decay stands still."""
+        graphs = CudaGraphs()
+        for _ in range(WARM_UP_OF_CAPTURE):
+            graphs.warm_up(self._once)
+        return graphs.record(self._once)
 
     def step(self, batch):
         loss = self.kind.loss(self.forward, *batch)
@@ -174,7 +192,7 @@ class BareStep:
 
     def __call__(self, steps):
         for _ in range(steps):
-            self.step(self.batch)
+            self.take_step()
         synchronize(self.device)
 
 
@@ -214,9 +232,10 @@ class PilLoop(BareStep):
             self.step(self.kind.draw(x_0)).item()
 
 
-def make_optimizer(model):
+def make_optimizer(model, capturable: bool):
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(model.parameters(), 1e-4, (0.95, 0.999), 1e-8, 1e-6, fused=fused)
+    betas, eps, decay = (0.95, 0.999), 1e-8, 1e-6
+    return torch.optim.AdamW(model.parameters(), 1e-4, betas, eps, decay, fused=fused, capturable=capturable)
 
 
 def peak_memory_mib() -> float:
@@ -229,21 +248,21 @@ def peak_memory_mib() -> float:
     return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
-def make_loop(name: str, args):
-    """A loop, called with a number of steps, and the steps of an epoch."""
+def make_loop(name: str, args, images: TrainingSet | None = None):
+    """A loop, called with a number of steps, and the steps of an epoch; `images` where they are loaded already."""
     accelerator = Accelerator(mixed_precision=args.mixed_precision, step_scheduler_with_optimizer=False)
-    images = load_images(args.dataset_name, accelerator)
+    images = images or load_images(args.dataset_name, accelerator)
     torch.manual_seed(0)
     kind = KINDS[args.kind](args, images)
     loop = dict(zip(LOOPS, (OurLoop, BareStep, PilLoop), strict=True))[name](accelerator, images, kind, args)
     return loop, len(images.train) // args.batch_size
 
 
-def time_in_turn(args) -> tuple[dict[str, list[float]], int]:
+def time_in_turn(args, images: TrainingSet | None = None) -> tuple[dict[str, list[float]], int]:
     """Images/s of each loop in each round, and the steps of a round; a first call of each, not counted, warms it up."""
-    loops, rates = {}, {name: [] for name in LOOPS}
-    for name in LOOPS:
-        loops[name], epoch = make_loop(name, args)
+    loops, rates = {}, {name: [] for name in args.loops}
+    for name in args.loops:
+        loops[name], epoch = make_loop(name, args, images)
     steps = epoch if args.epoch else args.steps
     for loop in loops.values():
         loop(min(steps, WARM_UP_STEPS))
@@ -261,18 +280,22 @@ def peak_memory_in_own_process(name: str) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def report(args) -> dict:
-    rates, steps = time_in_turn(args)
-    bare = rates["bare step"]
-    rows = {
+def medians(rates: dict[str, list[float]]) -> dict[str, dict]:
+    """Of each loop's rounds; to the bare step, where it was timed, round by round."""
+    bare = rates.get("bare step")
+    return {
         name: {
             "images_per_second": statistics.median(values),
-            "ratio_to_bare_step": statistics.median(v / b for v, b in zip(values, bare, strict=True)),
+            **({} if bare is None else {"ratio_to_bare_step": statistics.median(map(operator.truediv, values, bare))}),
             "rounds": values,
-            "peak_memory_mib": peak_memory_in_own_process(name),
         }
         for name, values in rates.items()
     }
+
+
+def report(args) -> dict:
+    rates, steps = time_in_turn(args)
+    rows = {name: row | {"peak_memory_mib": peak_memory_in_own_process(name)} for name, row in medians(rates).items()}
     settings = {k: v for k, v in shown_settings(args).items() if k != "memory_of"} | {"steps": steps}
     return {**environment(), "settings": settings, "loops": rows}
 
@@ -286,9 +309,8 @@ def main(argv: list[str] | None = None):
     result = report(args)
     print(f"{'loop':<16}{'images/s':>10}{'to bare':>9}{'peak MiB':>10}   on {result['device']}")
     for name, row in result["loops"].items():
-        print(
-            f"{name:<16}{row['images_per_second']:>10.0f}{row['ratio_to_bare_step']:>9.3f}{row['peak_memory_mib']:>10.0f}"
-        )
+        ratio = row.get("ratio_to_bare_step", float("nan"))
+        print(f"{name:<16}{row['images_per_second']:>10.0f}{ratio:>9.3f}{row['peak_memory_mib']:>10.0f}")
     if args.out:
         write_json(args.out, result)
 

@@ -246,7 +246,7 @@ VIDEO_PRESETS = {
 def test_presets_of_what_moves_parse(preset, repository):
     config = parse_training_config(VIDEO_PRESETS[preset], ["--config", str(repository / "training" / f"{preset}.yaml")])
     assert config.data.dataset_name.startswith("moving:")
-    assert config.data.dataset_name.endswith(preset.partition("-")[2])
+    assert config.data.dataset_name.endswith(preset.rpartition("-")[2])
     if config.family == "video":
         assert config.data.num_frames <= config.model.motion_max_seq_length
 

@@ -22,9 +22,9 @@ class DiffusionFlags:
 
     model_config_name_or_path: str | None = flag(
         None,
-        "noise predictor: digits, mnist, mnist-fourier, grey-32, grey-64, grey-128, rgb-28, rgb-32, rgb-64, rgb-128, cifar10, a "
-        "UNet2DModel config JSON, a folder or repository; of latents latent-4, -7, -8, -16, -32, and dit-4, -7, -8, -16, -32; none: the "
-        "preset of the images' size and channels",
+        "noise predictor: digits, mnist, mnist-fast, mnist-fourier, grey-32, grey-64, grey-128, rgb-28, rgb-32, rgb-64, rgb-128, "
+        "cifar10, a UNet2DModel config JSON, a folder or repository; of latents latent-4, -7, -8, -16, -32, and dit-4, -7, -8, "
+        "-16, -32; none: the preset of the images' size and channels",
     )
     pretrained_model_name_or_path: str | None = flag(
         None,

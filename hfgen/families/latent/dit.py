@@ -63,7 +63,9 @@ class DiT(LatentDDPM):
             raise HfgenError(f"{classes} classes: a DiTPipeline has a place for {MOST_CLASSES}, use fewer")
         transformer = build_dit(model_config, images.resolution, images.channels)
         if pretrained is not None:
-            pretrained.give_weights(transformer, config.model.pretrained_model_name_or_path, "--resolution and --autoencoder")
+            pretrained.give_weights(
+                transformer, config.model.pretrained_model_name_or_path, "--resolution and --autoencoder"
+            )
         return transformer
 
     def task(self, config, module, images):
