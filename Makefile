@@ -3,11 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 INSTALLED := $(VENV)/.installed
+SPACE := .venv-space
 # where `make lint` looks at the tree as it is installed, with pipelines/ inside of hfgen
 HOUSE := build/house
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-fast lint docs wheel fix-copies model-zoo clean
+.PHONY: demo space test test-fast lint docs wheel fix-copies model-zoo clean
 
 demo: $(DEMO)/trajectory.gif
 	@echo
@@ -23,6 +24,10 @@ $(DEMO)/trajectory.gif: | $(INSTALLED)
 	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		training/train_ddpm.py --config training/digits-class-conditional.yaml --output_dir $(DEMO) --resume_from_checkpoint latest
 	$(BIN)/hfgen sample $(DEMO) --num_images 100 --batch_size 100 --guidance_scale 2 --seed 0 --out $(DEMO)/samples.png --trajectory $(DEMO)/trajectory.gif
+
+# a page in the browser; $(BIN)/hfgen publish --space pushes it
+space: $(SPACE)/.installed
+	$(SPACE)/bin/python demo/app.py
 
 test: $(INSTALLED)
 	$(PYTEST)
@@ -61,5 +66,14 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+# gradio wants an older pillow than the one that all else is tested with
+$(SPACE)/.installed: pyproject.toml setup.py constraints.txt demo/README.md
+	$(PYTHON) -m venv $(SPACE)
+	grep -v "^pillow==" constraints.txt > $(SPACE)/constraints.txt
+	$(SPACE)/bin/python -m pip install --quiet --constraint $(SPACE)/constraints.txt torch
+	$(SPACE)/bin/python -m pip install --quiet --constraint $(SPACE)/constraints.txt --editable . \
+		gradio==$$(sed -n "s/^sdk_version: //p" demo/README.md)
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs/demo build dist docs/_build hfgen.egg-info
+	rm -rf $(VENV) $(SPACE) runs/demo build dist docs/_build hfgen.egg-info

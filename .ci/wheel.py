@@ -10,6 +10,7 @@ from pathlib import Path
 import hfgen
 from hfgen.evaluation.networks import load_feature_network
 from hfgen.hub.card import TEMPLATE
+from hfgen.hub.space import page_folder
 
 
 def main(folder: str) -> None:
@@ -17,6 +18,8 @@ def main(folder: str) -> None:
     for module in modules:
         importlib.import_module(module)
     assert TEMPLATE.is_file()
+    assert {path.name for path in page_folder().iterdir()} >= {"README.md", "app.py", "requirements.txt"}
+    assert page_folder().is_relative_to(folder), page_folder()
     assert load_feature_network().num_features == 64
     assert Path(hfgen.__file__).is_relative_to(folder), hfgen.__file__
     assert {"hfgen.pipelines.saving", "hfgen.trainer.train"} <= set(modules), modules

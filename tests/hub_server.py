@@ -232,7 +232,7 @@ class Handler(BaseHTTPRequestHandler):
     def _repository(self, name: str, write: bool = False) -> Repository:
         user = self._user()
         repository = self.server.repositories.get(name)
-        owner = name.split("/")[0]
+        owner = name.removeprefix("spaces/").split("/")[0]
         if repository is None or (repository.private and user != owner):
             raise Refused(404 if user else 401, "RepoNotFound", "Repository not found")
         if write and user is None:
@@ -255,7 +255,7 @@ class Handler(BaseHTTPRequestHandler):
     def create(self):
         user, wanted = self._user(needed=True), json.loads(self.body)
         owner = wanted.get("organization") or user
-        name = f"{owner}/{wanted['name']}"
+        name = f"{'spaces/' if wanted.get('type') == 'space' else ''}{owner}/{wanted['name']}"
         url = {"url": f"{self.server.url}/{name}", "id": name}
         if owner != user or self._role() == "read":
             raise Refused(403, message=f"you have no rights to create a model under {owner}")
@@ -345,6 +345,7 @@ class Handler(BaseHTTPRequestHandler):
         sha, files = self._commit_of(name, revision)
         siblings = [{"rfilename": path} for path in sorted(files)]
         private = self.server.repositories[name].private
+        name = name.removeprefix("spaces/")
         return {"id": name, "modelId": name, "sha": sha, "private": private, "tags": [], "siblings": siblings}
 
     def tree(self, name, revision, folder=None):
@@ -367,22 +368,24 @@ class Handler(BaseHTTPRequestHandler):
         return 200, headers, file.content
 
 
-NAME = "([^/]+(?:/[^/]+)?)"
+# a Space is called spaces/USER/NAME here, as in the addresses of its files
+NAME = "((?:spaces/)?[^/]+(?:/[^/]+)?)"
+KIND = "/api/(?:models/(?!spaces/)|(?=spaces/))"
 REVISION = "([^/]+)"
 ROUTES = (
     ("GET", "/api/whoami-v2", Handler.whoami),
     ("POST", "/api/repos/create", Handler.create),
     ("POST", "/api/validate-yaml", Handler.validate_yaml),
-    ("POST", f"/api/models/{NAME}/branch/{REVISION}", Handler.branch),
-    ("POST", f"/api/models/{NAME}/preupload/{REVISION}", Handler.preupload),
+    ("POST", f"{KIND}{NAME}/branch/{REVISION}", Handler.branch),
+    ("POST", f"{KIND}{NAME}/preupload/{REVISION}", Handler.preupload),
     ("POST", f"/{NAME}.git/info/lfs/objects/batch", Handler.lfs_batch),
     ("PUT", "/lfs/([0-9a-f]{64})", Handler.lfs_put),
     ("POST", "/lfs/([0-9a-f]{64})/verify", Handler.lfs_verify),
-    ("POST", f"/api/models/{NAME}/commit/{REVISION}", Handler.commit),
-    ("GET", f"/api/models/{NAME}", Handler.info),
-    ("GET", f"/api/models/{NAME}/revision/{REVISION}", Handler.info),
-    ("GET", f"/api/models/{NAME}/tree/{REVISION}", Handler.tree),
-    ("GET", f"/api/models/{NAME}/tree/{REVISION}/(.+)", Handler.tree),
+    ("POST", f"{KIND}{NAME}/commit/{REVISION}", Handler.commit),
+    ("GET", f"{KIND}{NAME}", Handler.info),
+    ("GET", f"{KIND}{NAME}/revision/{REVISION}", Handler.info),
+    ("GET", f"{KIND}{NAME}/tree/{REVISION}", Handler.tree),
+    ("GET", f"{KIND}{NAME}/tree/{REVISION}/(.+)", Handler.tree),
     ("GET", f"/{NAME}/resolve/{REVISION}/(.+)", Handler.resolve),
 )
 

@@ -43,8 +43,13 @@ dd { margin: 0 0 .6rem; }
   tr > th:first-child { grid-column: 1 / -1; }
   td::before { content: attr(data-of); display: block; font-size: .8rem; line-height: 1.2; color: var(--faint); }
 }
+@media (max-width: 40rem) {
+  .terms figure { overflow-x: auto; }
+  .terms img { min-width: 40rem; }
+}
 """
 WIDE = "grids wide"
+TERMS = "grids wide terms"  # two plots side by side, whose words a phone would shrink: there they are scrolled
 UNTOLD = (
     *("dataset_name", "dataset_config_name", "train_data_dir", "cache_dir", "dataset"),
     *("likelihood", "options", "batch_size"),
@@ -93,7 +98,7 @@ def html_page(
     ]
     terms = [(entry.name, entry.pictures["terms"]) for entry in entries if "terms" in entry.pictures]
     if terms:
-        parts += ["<h2>The bound over t</h2>", *_grids((_figure(path, name) for name, path in terms), WIDE)]
+        parts += ["<h2>The bound over t</h2>", *_grids((_figure(path, name) for name, path in terms), TERMS)]
     parts += ["<h2>What the rows mean</h2>", _definitions(meanings)]
     parts += ["<h2>Command</h2>", f"<pre>{escape(command(config))}</pre>"]
     body = "\n".join(parts)

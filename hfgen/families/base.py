@@ -279,6 +279,10 @@ class Family(ABC):
         """The options of samples that are held against these images: such as of their captions, where no words are asked for."""
         return options
 
+    def plane(self, pipeline: DiffusionPipeline) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """What makes images, uint8 (N, C, H, W) on the CPU, of points (N, 2) of a plane on which the latents are N(0, I); None: there is none."""
+        return None
+
     # -- measuring
 
     def sample_metrics(

@@ -17,6 +17,7 @@ from hfgen.hub.files import check_secrets, content, repository_files
 from hfgen.hub.loading import load_folder
 
 BRANCH = "main"
+SPACE, SDK = "space", "gradio"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,21 +68,39 @@ def publish_folder(
     the Hub does not accept, a public repository where a private one is asked for, and a Hub that fails.
     """
     folder = Path(folder)
-    if create_pr and revision not in (None, BRANCH):
-        raise HfgenError(f"revision={revision!r} with create_pr: a pull request is made for main; pass one of the two")
-    _check_name(repo)
+    check_target(repo, revision, create_pr)
     model = load_folder(folder)
     repository_files(folder, model, include)  # what it refuses it refuses before the card is written
     refresh_card(model)
     files = repository_files(folder, model, include)
     check_secrets(folder, files.pushed, (token, get_token()))
     repo = check_account(repo, token=token, create_pr=create_pr)
-    api = HfApi(token=token)
+    operations = [CommitOperationAdd(path.as_posix(), _upload(folder, path, repo)) for path in files.pushed]
+    message = f"Upload {folder.resolve().name}"
+    url, changed = push(repo, operations, message, private=private, revision=revision, create_pr=create_pr, token=token)
+    return Published(repo=repo, url=url, files=len(files.pushed), changed=changed, left=files.left)
+
+
+def push(
+    repo: str,
+    operations: Sequence[CommitOperationAdd],
+    message: str,
+    *,
+    private: bool,
+    revision: str | None,
+    create_pr: bool,
+    token: str | None,
+    space: bool = False,
+) -> tuple[str, bool]:
+    """Commit files to a repository, or to a Space, which is made if missing; the address to look at, and whether anything changed.
+
+    Raises `HfgenError` as `publish_folder` does for what the Hub refuses.
+    """
+    api, kind = HfApi(token=token), SPACE if space else None
     try:
-        before = _prepare(api, repo, private=private, revision=revision, create_pr=create_pr)
-        operations = [CommitOperationAdd(path.as_posix(), _upload(folder, path, repo)) for path in files.pushed]
+        before = _prepare(api, repo, kind, private=private, revision=revision, create_pr=create_pr)
         commit = api.create_commit(
-            repo, operations, commit_message=f"Upload {folder.resolve().name}", revision=revision, create_pr=create_pr
+            repo, operations, commit_message=message, repo_type=kind, revision=revision, create_pr=create_pr
         )
     except HfgenError:
         raise
@@ -89,13 +108,7 @@ def publish_folder(
         raise HfgenError(
             f"{hub_reason(error, repo, revision)} (a push is one commit or none, and can be repeated)"
         ) from error
-    return Published(
-        repo=repo,
-        url=commit.pr_url or f"{commit.commit_url}",
-        files=len(files.pushed),
-        changed=commit.oid != before,
-        left=files.left,
-    )
+    return commit.pr_url or f"{commit.commit_url}", commit.oid != before
 
 
 def check_account(repo: str, *, token: str | None = None, create_pr: bool = False) -> str:
@@ -119,6 +132,13 @@ def check_account(repo: str, *, token: str | None = None, create_pr: bool = Fals
     return repo
 
 
+def check_target(repo: str, revision: str | None, create_pr: bool) -> None:
+    """Raise `HfgenError` for a name that cannot be one, and for a branch beside a pull request."""
+    if create_pr and revision not in (None, BRANCH):
+        raise HfgenError(f"revision={revision!r} with create_pr: a pull request is made for main; pass one of the two")
+    _check_name(repo)
+
+
 def _check_name(repo: str) -> None:
     try:
         validate_repo_id(repo)
@@ -126,19 +146,21 @@ def _check_name(repo: str) -> None:
         raise HfgenError(f"{repo!r} is no name of a repository: pass user/name, or a name in your namespace") from error
 
 
-def _prepare(api: HfApi, repo: str, *, private: bool, revision: str | None, create_pr: bool) -> str:
+def _prepare(
+    api: HfApi, repo: str, kind: str | None, *, private: bool, revision: str | None, create_pr: bool
+) -> str | None:
     """Make what is missing; returns the commit that the branch is at."""
     try:
-        info = api.model_info(repo)
+        info = api.repo_info(repo, repo_type=kind)
     except RepositoryNotFoundError:
-        api.create_repo(repo, private=private or None)
-        info = api.model_info(repo)
+        api.create_repo(repo, repo_type=kind, private=private or None, space_sdk=SDK if kind == SPACE else None)
+        info = api.repo_info(repo, repo_type=kind)
     if private and not info.private:
         raise HfgenError(f"{repo} is public already: make it private in its settings, or leave --private out")
     if revision in (None, BRANCH) or create_pr:
         return info.sha
-    api.create_branch(repo, branch=revision, exist_ok=True)
-    return api.model_info(repo, revision=revision).sha
+    api.create_branch(repo, repo_type=kind, branch=revision, exist_ok=True)
+    return api.repo_info(repo, repo_type=kind, revision=revision).sha
 
 
 def _upload(folder: Path, path: Path, repo: str) -> bytes | Path:

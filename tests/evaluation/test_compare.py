@@ -277,6 +277,7 @@ def test_the_page_fits_a_phone(quick, tmp_path):
     assert "white-space: pre-wrap" in declared["pre"]
     assert "overflow-wrap: anywhere" in declared["pre"]
     assert "width: 100%" in declared["img"]
+    assert "overflow-x: auto" in declared[".terms figure"]
     # a column is as wide as the window where that is less than the least width
     least = re.findall(r"minmax\(min\(100%, (\d+)rem\), 1fr\)", style)
     assert len(least) == 2

@@ -66,6 +66,11 @@ class VAE(Family):
             raise HfgenError("compile: a VAE draws an image in one step, there is nothing to compile: leave it out")
         return VAESampler(pipeline, options)
 
+    def plane(self, pipeline):
+        from hfgen.families.vae.sampler import plane_decoder
+
+        return plane_decoder(pipeline) if pipeline.vae.config.latent_size == 2 else None
+
     def likelihood(self, pipeline, data, settings):
         from hfgen.families.vae.bounds import evaluate_bounds
 

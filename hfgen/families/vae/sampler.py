@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
+from hfgen.core.media import unit_to_uint8
 from hfgen.families.vae.flags import VAESampling
 from hfgen.pipelines import VAEPipeline
 
@@ -29,3 +32,13 @@ class VAESampler:
     def labels(self, count: int) -> torch.Tensor | None:
         """None: there are no classes."""
         return None
+
+
+def plane_decoder(pipeline: VAEPipeline) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What makes the means of p(x|z), uint8 (N, C, H, W) on the CPU, of z (N, 2)."""
+
+    def decoded(z: torch.Tensor) -> torch.Tensor:
+        latents = z.to(pipeline.device, pipeline.vae.dtype)
+        return unit_to_uint8(pipeline(latents=latents, output_type="pt").images).cpu()
+
+    return decoded
