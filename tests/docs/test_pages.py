@@ -88,7 +88,7 @@ def test_a_table_that_is_not_up_to_date_is_told(model_zoo, tmp_path, monkeypatch
     readme = (tmp_path / "README.md").read_text()
     assert readme.startswith("before\n")
     assert readme.endswith("\nafter\n")
-    assert all(f"[{name}]" in readme for name in MODELS)
+    assert all(f"`{name}`" in readme for name in MODELS)
 
 
 def test_there_is_one_version():
