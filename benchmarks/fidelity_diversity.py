@@ -47,8 +47,9 @@ def parse_args(argv=None):
 
 
 def point(name: str, results: Sequence[EvaluationResult]) -> Point | None:
-    """What the files of a model say together; None without samples."""
-    metrics = next((r.metrics for r in results if "precision" in r.metrics and "frechet" in r.metrics), None)
+    """What the files of a model say together; None without samples that are the model's own choice, not made after pictures."""
+    measured = (r.metrics for r in results if "precision" in r.metrics and "frechet" in r.metrics)
+    metrics = next((m for m in measured if not any(key.startswith("control_") for key in m)), None)
     if metrics is None:
         return None
     of_pixels = [r for r in results if r.likelihood is not None and r.likelihood.quantity == QUANTITY]
@@ -70,7 +71,7 @@ def points(paths: Sequence[Path], dataset: str, split: str) -> list[Point]:
             print(f"{path}: not of {dataset}/{split}, left out", file=sys.stderr)
     made = {name: point(name, results) for name, results in of_model.items()}
     for name in (name for name, found in made.items() if found is None):
-        print(f"{name}: no measured samples, left out", file=sys.stderr)
+        print(f"{name}: no measured samples of its own choice, left out", file=sys.stderr)
     return sorted((p for p in made.values() if p is not None), key=lambda p: (p.kind, p.name))
 
 
@@ -87,13 +88,13 @@ def draw(found: Sequence[Point], path: Path) -> None:
             axes.plot(*place(p), marker, color=f"C{i % 10}", ms=9, ls="none", label=f"{p.name} ({p.kind})")
 
     scatter(left, found, lambda p: (p.recall, p.precision))
-    precision, recall, _ = found[0].floor
+    precision, recall, frechet = min((p.floor for p in found), key=lambda floor: floor[2])  # of the most images
     left.plot(recall, precision, "x", color="0.4", ms=9, mew=2, label="real training images")
     left.set(
         xlabel="recall: diversity", ylabel="precision: fidelity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal"
     )
     scatter(right, [p for p in found if p.bits_per_dim is not None], lambda p: (p.bits_per_dim, p.frechet))
-    right.axhline(found[0].floor[2], color="0.4", ls=":", label="_")
+    right.axhline(frechet, color="0.4", ls=":", label="_")
     right.set(
         xlabel="bits/dim of held-out images, upper bounds: better to the left",
         ylabel="Frechet distance: better below (dotted: real images)",

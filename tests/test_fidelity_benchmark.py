@@ -20,8 +20,8 @@ def benchmark(repository):
     del sys.modules["fidelity_diversity"]
 
 
-def save(path, kind, *, quality=None, bound=None, dataset="ylecun/mnist"):
-    metrics = {}
+def save(path, kind, *, quality=None, bound=None, dataset="ylecun/mnist", told=None):
+    metrics = {} if told is None else {told: Metric(name=told, mean=1.0)}
     for suffix, values in (("", quality), ("_floor", (0.9, 0.8, 0.1))):
         names = zip(("precision", "recall", "frechet"), values or (), strict=False)
         metrics |= {f"{name}{suffix}": Metric(name=name, mean=value) for name, value in names}
@@ -53,6 +53,7 @@ def test_files_of_a_folder_are_one_point(benchmark, tmp_path, capsys):
         save(tmp_path / "vae" / "results.json", "VAE", bound=2.0),
         save(tmp_path / "other" / "results.json", "VAE", quality=(0.9, 0.9, 1.0), dataset="digits"),
     ]
+    places.append(save(tmp_path / "control" / "results.json", "x", quality=(1.0, 1.0, 0.0), told="control_f1"))
     found = {p.name: p for p in benchmark.points(places, "mnist", "test")}
     assert set(found) == {"flow", "gan"}
     assert (found["flow"].precision, found["flow"].recall, found["flow"].frechet) == (0.6, 0.5, 3.0)
@@ -61,6 +62,7 @@ def test_files_of_a_folder_are_one_point(benchmark, tmp_path, capsys):
     told = capsys.readouterr().err
     assert "not of mnist/test" in told
     assert "vae: no measured samples" in told
+    assert "control: no measured samples of its own choice" in told
     assert benchmark.main([*map(str, places), "--out", str(tmp_path / "p.png")]) == 0
     assert Image.open(tmp_path / "p.png").size[0] > 1000
     assert benchmark.main([str(places[3]), "--out", str(tmp_path / "q.png")]) == 1
