@@ -17,7 +17,10 @@ from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 
 pipeline = DiffusionPipeline.from_pretrained("{name}")
 pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
-    pipeline.scheduler.config, timestep_spacing="linspace", algorithm_type="sde-dpmsolver++", solver_type="heun"{cosine}
+    pipeline.scheduler.config,
+    timestep_spacing="linspace",
+    algorithm_type="sde-dpmsolver++",
+    solver_type="heun",{cosine}
 )
 images = pipeline({arguments}num_inference_steps=20).images
 images[0].save("sample.png")
@@ -50,7 +53,7 @@ def latent_card(family: Family, pipeline: Any, name: str, results: EvaluationRes
         ),
         usage=USAGE.format(
             name=name,
-            cosine=", lambda_min_clipped=-5.1" if cosine else "",
+            cosine="\n    lambda_min_clipped=-5.1," if cosine else "",
             arguments="class_labels=[0, 1] * 8, guidance_scale=1.5, " if names else "batch_size=16, ",
             kind="DiTPipeline" if names else "LDMPipeline",
             slot=family.autoencoder_slot,
