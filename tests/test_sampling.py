@@ -13,6 +13,7 @@ from PIL import Image
 from hfgen.core.device import pick_device
 from hfgen.core.errors import HfgenError
 from hfgen.core.media import image_grid, save_gif, to_uint8
+from hfgen.drawing.sampler import fitting
 from hfgen.hub.loading import load
 from hfgen.pipelines import UnconditionalDiffusionPipeline
 
@@ -185,3 +186,9 @@ def test_an_animation_holds_its_last_frame(tmp_path):
             durations.append(animation.info["duration"])
     assert durations == [60, 60, 1500]
     assert [path.name for path in tmp_path.iterdir()] == ["t.gif"]
+
+
+def test_too_many_at_once_are_one_line():
+    line = r"^3 clips at once do not fit on cpu: lower batch_size$"
+    with pytest.raises(HfgenError, match=line), fitting(3, torch.device("cpu"), "clips"):
+        raise torch.OutOfMemoryError("out of memory")

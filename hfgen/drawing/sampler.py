@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 
+from hfgen.core.errors import HfgenError
+
 OnStep = Callable[[int, torch.Tensor | Callable[[], torch.Tensor]], None]
+
+
+@contextmanager
+def fitting(count: int, device: torch.device, what: str = "images") -> Iterator[None]:
+    """Raise `HfgenError` where so many at once take more memory than the device has."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise HfgenError(f"{count} {what} at once do not fit on {device}: lower batch_size") from error
 
 
 class Sampler(Protocol):

@@ -277,6 +277,8 @@ class StockSampler:
         import numpy as np
         import torch
 
+        from hfgen.drawing.sampler import fitting
+
         count, arguments = len(generators), dict(self.arguments)
         if steps is not None and "num_inference_steps" in arguments:
             arguments["num_inference_steps"] = min(steps, arguments["num_inference_steps"])
@@ -289,11 +291,10 @@ class StockSampler:
         elif "batch_size" in self.takes:
             arguments["batch_size"] = count
         try:
-            images = np.asarray(self.pipeline(**arguments).images)
-        except torch.OutOfMemoryError as error:
-            raise HfgenError(
-                f"{count} images at once do not fit on {self.pipeline.device}: lower batch_size"
-            ) from error
+            with fitting(count, self.pipeline.device):
+                images = np.asarray(self.pipeline(**arguments).images)
+        except HfgenError:
+            raise
         except Exception as error:  # the calls of diffusers raise anything
             if NO_MEMORY.search(str(error)):
                 raise

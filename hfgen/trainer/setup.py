@@ -14,10 +14,10 @@ from accelerate.utils import ProjectConfiguration, gather_object
 
 from hfgen.configs.training import TrainingConfig
 from hfgen.core.errors import HfgenError, explain
+from hfgen.core.processes import SECONDS_TO_LET_GO
 
 LOGS = "logs"
 Result = TypeVar("Result")
-SECONDS_TO_LET_GO = 1.0
 SIZE_BASED = "SIZE_BASED_WRAP"
 WRAPS = (SIZE_BASED, "TRANSFORMER_BASED_WRAP")
 

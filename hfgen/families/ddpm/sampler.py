@@ -9,6 +9,7 @@ import torch
 
 from hfgen.core.errors import NO_MEMORY, HfgenError, one_line
 from hfgen.drawing.compiled import compile_now, compile_unet, is_compiled
+from hfgen.drawing.sampler import fitting
 from hfgen.families.ddpm.flags import DiffusionSampling
 from hfgen.pipelines.denoising import check_inputs, set_timesteps
 from hfgen.schedulers.own import own_sampler, own_steps
@@ -63,11 +64,8 @@ class DiffusionSampler:
     def draw(self, generators, first, on_step=None) -> torch.Tensor:
         """As `Sampler.draw`."""
         try:
-            return self._draw(generators, first, self.steps, on_step)
-        except torch.OutOfMemoryError as error:
-            raise HfgenError(
-                f"{len(generators)} images at once do not fit on {self.pipeline.device}: lower batch_size"
-            ) from error
+            with fitting(len(generators), self.pipeline.device):
+                return self._draw(generators, first, self.steps, on_step)
         except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
             if NO_MEMORY.search(str(error)):
                 raise

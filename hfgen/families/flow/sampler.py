@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hfgen.core.errors import HfgenError
+from hfgen.drawing.sampler import fitting
 from hfgen.families.flow.flags import FlowSampling
 from hfgen.pipelines.pipeline_hfgen_flow import FlowPipeline
 
@@ -25,12 +25,8 @@ class FlowSampler:
 
     def draw(self, generators, first, on_step=None) -> torch.Tensor:
         """As `Sampler.draw`; there are no steps to tell of."""
-        try:
+        with fitting(len(generators), self.pipeline.device):
             return self.pipeline(len(generators), generators, self.temperature, output_type="pt").images
-        except torch.OutOfMemoryError as error:
-            raise HfgenError(
-                f"{len(generators)} images at once do not fit on {self.pipeline.device}: lower batch_size"
-            ) from error
 
     def warm_up(self, generators, first) -> None:
         """The first draw takes no longer than others."""

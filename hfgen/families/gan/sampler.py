@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hfgen.core.errors import HfgenError
+from hfgen.drawing.sampler import fitting
 from hfgen.families.gan.flags import GANSampling
 from hfgen.pipelines.pipeline_hfgen_gan import GANPipeline
 
@@ -43,12 +44,8 @@ class GANSampler:
     def draw(self, generators, first, on_step=None) -> torch.Tensor:
         """As `Sampler.draw`; there are no steps to tell of."""
         labels = None if self.wanted is None else self._labels(first, len(generators))
-        try:
+        with fitting(len(generators), self.pipeline.device):
             return self.pipeline(len(generators), generators, labels, output_type="pt").images
-        except torch.OutOfMemoryError as error:
-            raise HfgenError(
-                f"{len(generators)} images at once do not fit on {self.pipeline.device}: lower batch_size"
-            ) from error
 
     def warm_up(self, generators, first) -> None:
         """The first draw takes no longer than others."""

@@ -185,11 +185,9 @@ def initial_model(
     if pretrained is None:
         vae.pixel_mean.copy_(images.pixel_mean())
         return vae
-    try:
-        vae.load_state_dict(pretrained.module.state_dict())
-    except RuntimeError as error:
-        raise HfgenError(
-            f"pretrained_model_name_or_path={model.pretrained_model_name_or_path!r} has weights of other shapes than the "
-            f"images and flags ask for: leave --{sizes}, --likelihood, --gaussian_variance and --resolution as they are there"
-        ) from error
+    pretrained.give_weights(
+        vae,
+        model.pretrained_model_name_or_path,
+        f"--{sizes}, --likelihood, --gaussian_variance and --resolution",
+    )
     return vae

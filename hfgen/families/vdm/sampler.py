@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hfgen.core.errors import HfgenError
+from hfgen.drawing.sampler import fitting
 from hfgen.families.vdm.flags import DEFAULT_STEPS, VDMSampling
 from hfgen.pipelines.pipeline_hfgen_vdm import VDMPipeline
 
@@ -64,7 +65,7 @@ class VDMSampler:
         def callback(_pipeline: Any, step: int, _t: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
             on_step(step, tensors["latents"])
 
-        try:
+        with fitting(len(generators), self.pipeline.device):
             return self.pipeline(
                 len(generators),
                 generator=generators,
@@ -74,10 +75,6 @@ class VDMSampler:
                 output_type="pt",
                 callback_on_step_end=None if on_step is None else callback,
             ).images
-        except torch.OutOfMemoryError as error:
-            raise HfgenError(
-                f"{len(generators)} images at once do not fit on {self.pipeline.device}: lower batch_size"
-            ) from error
 
     def warm_up(self, generators, first) -> None:
         """The first draw takes no longer than others."""

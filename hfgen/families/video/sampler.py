@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hfgen.core.errors import NO_MEMORY, HfgenError, one_line
+from hfgen.drawing.sampler import fitting
 from hfgen.families.text_to_image.flags import OWN_GUIDANCE
 from hfgen.families.video.flags import VideoSampling
 from hfgen.families.video.motion import without_motion
@@ -88,11 +89,10 @@ class VideoSampler:
             raise HfgenError("this model draws from words: pass --prompt TEXT, several in turn")
         prompts = [self.prompts[i % len(self.prompts)] for i in range(first, first + len(generators))]
         try:
-            return self._draw(generators, prompts)
-        except torch.OutOfMemoryError as error:
-            raise HfgenError(
-                f"{len(generators)} clips at once do not fit on {self.pipeline.device}: lower batch_size"
-            ) from error
+            with fitting(len(generators), self.pipeline.device, "clips"):
+                return self._draw(generators, prompts)
+        except HfgenError:
+            raise
         except Exception as error:  # the calls of diffusers raise anything
             if NO_MEMORY.search(str(error)):
                 raise
