@@ -49,6 +49,7 @@ class TrainingState:
         scaler = self.accelerator.scaler
         values = {
             "processes": len(everyones),
+            "micro_batches": self.accelerator.gradient_accumulation_steps,
             "optimizers": {
                 turn.name: {
                     "param_groups": _on_host(turn.optimizer.state_dict()["param_groups"]),
@@ -63,7 +64,8 @@ class TrainingState:
     def restore(self, values: Mapping[str, Any], stored: Stored) -> Tensors:
         """Go on from what `capture` gave, and what has been stored of it. Returns this process's sums.
 
-        With another number of processes all sums are the main process's, and the generators stay as they are.
+        With another number of processes all sums are the main process's, and the generators stay as they are. Sums are of means
+        over micro-batches: shared out otherwise, a step has other many of them.
 
         Raises whatever torch does for tensors that are not those of this training.
         """
@@ -79,7 +81,11 @@ class TrainingState:
             state.load_state_dict(stored.read(_task_file(name)))
         if self.accelerator.scaler is not None and values["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(dict(values["scaler"]))
-        return self._restore_own(stored.read(PROCESSES), values["processes"])
+        own = self._restore_own(stored.read(PROCESSES), values["processes"])
+        micro_batches = self.accelerator.gradient_accumulation_steps
+        before = values["processes"] * values.get("micro_batches", micro_batches)
+        now = self.accelerator.num_processes * micro_batches
+        return {name: value * (now / before) for name, value in own.items()}
 
     def _restore_own(self, saved: Tensors, processes: int) -> Tensors:
         accelerator = self.accelerator
