@@ -107,14 +107,15 @@ class Measurement:
             )
             likelihood = model.family.likelihood(model.pipeline, self.data, settings)
             fingerprint, count = self.data.fingerprint, len(self.data.images)
+        drawn = self._drawn_once(resumable)
         if self.quality is not None:
             draws, network, real = self.quality
             more = partial(model.family.sample_metrics, model.pipeline, draws.sampler)
-            samples, pictures = evaluate_samples(replace(draws, resumable=resumable), network, real, more)
+            samples, pictures = evaluate_samples(replace(draws, resumable=resumable, drawn=drawn), network, real, more)
             fingerprint, count = fingerprint or real.fingerprint, count or samples.reference
         if self.synthetic is not None:
             draws, classes = self.synthetic
-            draws = replace(draws, resumable=resumable.under("synthetic"))
+            draws = replace(draws, resumable=resumable.under("synthetic"), drawn=drawn)
             synthetic = evaluate_synthetic(draws, classes, model.image_shape)
             fingerprint, count = fingerprint or classes.reference.fingerprint, count or synthetic.reference
         return EvaluationResult(
@@ -135,6 +136,14 @@ class Measurement:
         )
 
 
+    def _drawn_once(self, resumable: Resumable) -> tuple[torch.Tensor, float] | None:
+        """The images for both measures of one sampler, and their seconds; None where there are not both."""
+        if self.quality is None or self.synthetic is None or self.quality[0].sampler is not self.synthetic[0].sampler:
+            return None
+        both = (self.quality[0], self.synthetic[0])
+        return replace(max(both, key=lambda draws: draws.count), resumable=resumable).images()
+
+
 def prepare(model: Model, config: EvaluationConfig, images: ImageChoice | None = None) -> Measurement:
     """Check what is asked for and load the images, by default as `choose_images` finds them for the model.
 
@@ -147,13 +156,14 @@ def prepare(model: Model, config: EvaluationConfig, images: ImageChoice | None =
         raise HfgenError(f"{model.name}: {model.family.no_likelihood}; measure its samples, --samples 10000")
     of_likelihood, of_samples = split_options(model.family, config.options, model.name)
     chosen = images or choose_images(config, {model.name: model.folder})
+    draws = _draws(model, config, of_samples) if drawn else None
     measurement = Measurement(
         model=model,
         config=config,
         images=chosen,
         options=of_likelihood,
-        quality=None if config.samples is None else _quality(model, config, of_samples, config.samples, chosen),
-        synthetic=_synthetic(model, config, of_samples, chosen),
+        quality=_quality(model, config, of_samples, draws, chosen),
+        synthetic=_synthetic(model, config, draws, chosen),
         data=_likelihood_images(model, config, chosen) if measure_likelihood else None,
     )
     if images is None:
@@ -162,9 +172,11 @@ def prepare(model: Model, config: EvaluationConfig, images: ImageChoice | None =
 
 
 def _quality(
-    model: Model, config: EvaluationConfig, options: Any, count: int, images: ImageChoice
-) -> tuple[Draws, Extractor, RealImages]:
-    draws = _draws(model, config, options, count, "samples")
+    model: Model, config: EvaluationConfig, options: Any, draws: Draws | None, images: ImageChoice
+) -> tuple[Draws, Extractor, RealImages] | None:
+    if draws is None or config.samples is None:
+        return None
+    draws = _so_many(draws, config.samples, "samples", model)
     network = load_feature_network(config.features, model.pipeline.device)
     real = real_images(draws, network, model.image_shape, config, images)
     told = model.family.sampling_on(options, real.data)
@@ -174,20 +186,25 @@ def _quality(
 
 
 def _synthetic(
-    model: Model, config: EvaluationConfig, options: Any, images: ImageChoice
+    model: Model, config: EvaluationConfig, draws: Draws | None, images: ImageChoice
 ) -> tuple[Draws, RealClasses] | None:
-    if config.classifier_accuracy is None:
+    if draws is None or config.classifier_accuracy is None:
         return None
-    draws = _draws(model, config, options, config.classifier_accuracy, "classifier_accuracy")
+    draws = _so_many(draws, config.classifier_accuracy, "classifier_accuracy", model)
     return draws, real_classes(draws, model.image_shape, images, config.train_split, model.name)
 
 
-def _draws(model: Model, config: EvaluationConfig, options: Any, count: int, flag: str) -> Draws:
+def _so_many(draws: Draws, count: int, flag: str, model: Model) -> Draws:
     check_fits(local_processes() * count * math.prod(model.image_shape), f"{flag}={count}", "ask for fewer")
+    return replace(draws, count=count)
+
+
+def _draws(model: Model, config: EvaluationConfig, options: Any) -> Draws:
+    """Of no images yet."""
     return Draws(
         sampler=model.family.sampler(model.pipeline, options, config.compile),
         device=model.pipeline.device,
-        count=count,
+        count=0,
         seed=config.seed,
         batch_size=config.batch_size or SAMPLE_BATCH,
         resumable=Resumable(None),

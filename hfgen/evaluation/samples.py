@@ -37,7 +37,11 @@ More = Callable[[torch.Tensor, Callable[[Sampler], torch.Tensor]], dict[str, Met
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """`count` images of a sampler, drawn in parts that survive a break: image i depends on the seed and i alone."""
+    """`count` images of a sampler, drawn in parts that survive a break: image i depends on the seed and i alone.
+
+    Attributes:
+        drawn: as many at least, and the seconds that they took, where they were drawn before.
+    """
 
     sampler: Sampler
     device: torch.device
@@ -45,9 +49,13 @@ class Draws:
     seed: int
     batch_size: int
     resumable: Resumable
+    drawn: tuple[torch.Tensor, float] | None = field(default=None, repr=False)
 
     def images(self) -> tuple[torch.Tensor, float]:
         """uint8 (count, C, H, W) and the seconds that they took."""
+        if self.drawn is not None:
+            images, seconds = self.drawn
+            return images[: self.count], seconds * self.count / len(images)
         chunks = [range(first, min(first + CHUNK, self.count)) for first in range(0, self.count, CHUNK)]
         found = {chunk: self.resumable.load(_name(chunk)) for chunk in chunks}
         drawn = dict(self._drawn([chunk for chunk, kept in found.items() if kept is None]))
@@ -72,7 +80,7 @@ class Draws:
 
     def by(self, sampler: Sampler) -> torch.Tensor:
         """As many from the same seeds, by another sampler."""
-        return replace(self, sampler=sampler, resumable=self.resumable.under("other")).images()[0]
+        return replace(self, sampler=sampler, resumable=self.resumable.under("other"), drawn=None).images()[0]
 
 
 def _name(chunk: range) -> str:

@@ -10,11 +10,14 @@ from safetensors.torch import load_file
 import hfgen
 from hfgen.cli.main import main
 from hfgen.cli.parser import parse_training_config
+from hfgen.configs.evaluation import FeatureTrainingConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.history import read_history
 from hfgen.data.batch import Batch
+from hfgen.evaluation import synthetic
 from hfgen.families.gan.flags import GANSampling
 from hfgen.families.gan.networks import GANModule
+from hfgen.families.gan.sampler import GANSampler
 from hfgen.families.gan.task import GANTask
 from hfgen.families.registry import get_family
 from hfgen.models.gan_presets import build_gan
@@ -111,6 +114,26 @@ def test_it_is_described_drawn_and_has_no_likelihood(trained, capsys):
     quality = hfgen.evaluate(trained, dataset_name="digits", samples=12)
     assert quality.likelihood is None
     assert "recall" in quality.metrics
+
+
+def test_images_for_two_measures_are_drawn_once(trained, monkeypatch):
+    drawn = []
+    draw = GANSampler.draw
+
+    def counted(self, generators, first, on_step=None):
+        drawn.extend(range(first, first + len(generators)))
+        return draw(self, generators, first, on_step)
+
+    monkeypatch.setattr(GANSampler, "draw", counted)
+    monkeypatch.setattr(synthetic, "TRAINING", FeatureTrainingConfig(steps=2, batch_size=8))
+    both = hfgen.evaluate(trained, dataset_name="digits", samples=12, classifier_accuracy=30)
+    assert drawn == list(range(30))
+    alone = (
+        hfgen.evaluate(trained, dataset_name="digits", samples=12),
+        hfgen.evaluate(trained, dataset_name="digits", classifier_accuracy=30),
+    )
+    assert both.samples.metrics == alone[0].samples.metrics
+    assert both.synthetic.metrics == alone[1].synthetic.metrics
 
 
 def test_hinge_spectral_norm_and_no_penalty_train(run):
