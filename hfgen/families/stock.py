@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from hfgen.configs.flags import POSITIVE, flag
 from hfgen.core.errors import NO_MEMORY, HfgenError, one_line
+from hfgen.drawing.in_turn import in_turn
 from hfgen.families.base import PREVIEWS, Card, Family
 from hfgen.families.ddpm.flags import GUIDANCE
 
@@ -238,7 +239,7 @@ class StockSampler:
         """The class that each image was asked for."""
         import torch
 
-        return None if self.wanted is None else torch.tensor([self.wanted[i % len(self.wanted)] for i in range(count)])
+        return None if self.wanted is None else torch.tensor(in_turn(self.wanted, 0, count))
 
     def warm_up(self, generators, first) -> None:
         """Find out how images must be drawn."""
@@ -285,9 +286,9 @@ class StockSampler:
         if "generator" in self.takes:
             arguments["generator"] = generators
         if self.wanted is not None:
-            arguments["class_labels"] = [self.wanted[i % len(self.wanted)] for i in range(first, first + count)]
+            arguments["class_labels"] = in_turn(self.wanted, first, count)
         if "prompt" in self.takes:
-            arguments["prompt"] = [self.prompt[i % len(self.prompt)] for i in range(first, first + count)]
+            arguments["prompt"] = in_turn(self.prompt, first, count)
         elif "batch_size" in self.takes:
             arguments["batch_size"] = count
         try:

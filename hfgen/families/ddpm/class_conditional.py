@@ -10,6 +10,7 @@ import torch
 
 from hfgen.core.errors import HfgenError
 from hfgen.data.batch import Batch, RandomSpec
+from hfgen.drawing.in_turn import in_turn
 from hfgen.families.ddpm.flags import ClassConditionalSampling
 from hfgen.families.ddpm.sampler import DiffusionSampler
 from hfgen.families.ddpm.task import DDPMTask
@@ -72,9 +73,8 @@ class ClassConditionalSampler(DiffusionSampler):
 
     def labels(self, count):
         """The class that each image was asked for."""
-        return torch.tensor([self.wanted[i % len(self.wanted)] for i in range(count)])
+        return torch.tensor(in_turn(self.wanted, 0, count))
 
     def arguments(self, first, count):
         """The classes of those images, and the guidance."""
-        labels = [self.wanted[i % len(self.wanted)] for i in range(first, first + count)]
-        return {"class_labels": labels, "guidance_scale": self.guidance_scale}
+        return {"class_labels": in_turn(self.wanted, first, count), "guidance_scale": self.guidance_scale}

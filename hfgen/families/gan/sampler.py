@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hfgen.core.errors import HfgenError
+from hfgen.drawing.in_turn import in_turn
 from hfgen.drawing.sampler import fitting
 from hfgen.families.gan.flags import GANSampling
 from hfgen.pipelines.pipeline_hfgen_gan import GANPipeline
@@ -35,15 +36,11 @@ class GANSampler:
 
     def labels(self, count: int) -> torch.Tensor | None:
         """The class that each image is asked for; None where there are no classes."""
-        return None if self.wanted is None else torch.tensor(self._labels(0, count))
-
-    def _labels(self, first: int, count: int) -> list[int]:
-        assert self.wanted is not None
-        return [self.wanted[i % len(self.wanted)] for i in range(first, first + count)]
+        return None if self.wanted is None else torch.tensor(in_turn(self.wanted, 0, count))
 
     def draw(self, generators, first, on_step=None) -> torch.Tensor:
         """As `Sampler.draw`; there are no steps to tell of."""
-        labels = None if self.wanted is None else self._labels(first, len(generators))
+        labels = None if self.wanted is None else in_turn(self.wanted, first, len(generators))
         with fitting(len(generators), self.pipeline.device):
             return self.pipeline(len(generators), generators, labels, output_type="pt").images
 

@@ -9,6 +9,7 @@ from typing import Any
 from hfgen.core.media import labelled_grid, save_png
 from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.drawing.draw import draw_samples
+from hfgen.drawing.in_turn import in_turn
 from hfgen.families.base import PREVIEWS, Family
 from hfgen.families.text_to_image.task import preview_prompts
 
@@ -32,5 +33,5 @@ def save_text_figures(
         return []
     options = family.sampling_options(prompt=prompts)
     samples = draw_samples(family.sampler(pipeline, options), device=pipeline.device, num_images=PREVIEWS, seed=seed)
-    save_png(labelled_grid(samples.images, [prompts[i % len(prompts)] for i in range(PREVIEWS)]), path)
+    save_png(labelled_grid(samples.images, in_turn(prompts, 0, PREVIEWS)), path)
     return [path]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from hfgen.core.errors import HfgenError
+from hfgen.drawing.in_turn import in_turn
 from hfgen.families.ddpm.sampler import DiffusionSampler
 from hfgen.families.latent.sampler import as_images
 from hfgen.families.text_to_image.flags import OWN_GUIDANCE, TextToImageSampling
@@ -49,16 +50,13 @@ class TextSampler(DiffusionSampler):
 
     def labels(self, count):
         """The class that each image was asked for, where the prompts are captions of classes."""
-        if self.wanted is None:
-            return None
-        return torch.tensor([self.wanted[i % len(self.wanted)] for i in range(count)])
+        return None if self.wanted is None else torch.tensor(in_turn(self.wanted, 0, count))
 
     def arguments(self, first, count):
         """The prompts of those images, and the guidance."""
         if self.prompts is None:
             raise HfgenError("this model draws from words: pass --prompt TEXT, several in turn")
-        prompts = [self.prompts[i % len(self.prompts)] for i in range(first, first + count)]
-        return {"prompt": prompts, "guidance_scale": self.guidance_scale}
+        return {"prompt": in_turn(self.prompts, first, count), "guidance_scale": self.guidance_scale}
 
     def _draw(self, generators, first, steps, on_step) -> torch.Tensor:
         told = as_images(self.pipeline.vae, on_step)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hfgen.core.errors import HfgenError
+from hfgen.drawing.in_turn import in_turn
 from hfgen.drawing.sampler import fitting
 from hfgen.families.vdm.flags import DEFAULT_STEPS, VDMSampling
 from hfgen.pipelines.pipeline_hfgen_vdm import VDMPipeline
@@ -53,11 +54,7 @@ class VDMSampler:
 
     def labels(self, count: int) -> torch.Tensor | None:
         """The class that each image was asked for; None where there are no classes."""
-        return None if self.wanted is None else torch.tensor(self._labels(0, count))
-
-    def _labels(self, first: int, count: int) -> list[int]:
-        assert self.wanted is not None
-        return [self.wanted[i % len(self.wanted)] for i in range(first, first + count)]
+        return None if self.wanted is None else torch.tensor(in_turn(self.wanted, 0, count))
 
     def draw(self, generators, first, on_step=None) -> torch.Tensor:
         """As `Sampler.draw`."""
@@ -70,7 +67,7 @@ class VDMSampler:
                 len(generators),
                 generator=generators,
                 num_inference_steps=self.steps,
-                class_labels=None if self.wanted is None else self._labels(first, len(generators)),
+                class_labels=None if self.wanted is None else in_turn(self.wanted, first, len(generators)),
                 guidance_scale=self.guidance_scale,
                 output_type="pt",
                 callback_on_step_end=None if on_step is None else callback,

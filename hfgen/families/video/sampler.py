@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hfgen.core.errors import NO_MEMORY, HfgenError, one_line
+from hfgen.drawing.in_turn import in_turn
 from hfgen.drawing.sampler import fitting
 from hfgen.families.text_to_image.flags import OWN_GUIDANCE
 from hfgen.families.video.flags import VideoSampling
@@ -78,7 +79,7 @@ class VideoSampler:
     def labels(self, count: int) -> torch.Tensor | None:
         """The classes whose captions the prompts are."""
         labels = self.options.labels
-        return None if labels is None else torch.tensor([labels[i % len(labels)] for i in range(count)])
+        return None if labels is None else torch.tensor(in_turn(labels, 0, count))
 
     def warm_up(self, generators, first) -> None:
         """Nothing to compile."""
@@ -87,7 +88,7 @@ class VideoSampler:
         """As `Sampler.draw`: clips (B, F, C, H, W); there are no steps to tell of."""
         if not self.prompts:
             raise HfgenError("this model draws from words: pass --prompt TEXT, several in turn")
-        prompts = [self.prompts[i % len(self.prompts)] for i in range(first, first + len(generators))]
+        prompts = in_turn(self.prompts, first, len(generators))
         try:
             with fitting(len(generators), self.pipeline.device, "clips"):
                 return self._draw(generators, prompts)
