@@ -25,7 +25,7 @@ from hfgen.data.moving import MOVING_COLUMN, MOVING_TOLD
 from hfgen.data.origin import Origin, images_fingerprint, source_of
 from hfgen.data.representation import Pixels, Representation
 from hfgen.data.shuffling import Shards
-from hfgen.data.sources import choose_splits, find_image_column, load_source
+from hfgen.data.sources import Splits, choose_splits, find_image_column, load_source
 from hfgen.data.stream_source import streamed_splits
 from hfgen.data.streaming import ImageStream
 from hfgen.data.subset import draw_rows, rows_text
@@ -240,14 +240,54 @@ def _find_images(data: DataConfig, seed: int) -> Found:
     find_column(splits.validation, column)
     label_column = find_label_column(splits.train, data.label_column)
     rules = companion_rules(data, splits.train, label_column)
-    names = class_names(splits.train, label_column)
-    train_labels = class_labels(splits.train, label_column, names)
     train, train_rows = splits.train, None
     if data.max_train_samples is not None:
-        kept = draw_rows(data.max_train_samples, len(train), train_labels, seed=seed).tolist()
+        labels = class_labels(train, label_column, class_names(train, label_column))
+        kept = draw_rows(data.max_train_samples, len(train), labels, seed=seed).tolist()
         train, train_rows = train.select(kept), rows_text(splits.train_rows[row] for row in kept)
-        train_labels = None if train_labels is None else train_labels[kept]
-    pictures, held_out = undecoded(train, column), undecoded(splits.validation, column)
+    return _found(
+        data,
+        splits,
+        train,
+        column=column,
+        label_column=label_column,
+        rules=rules,
+        train_rows=train_rows,
+        held_out_rows=None if splits.rows is None else rows_text(splits.rows),
+        rows=len(source[data.train_split]),
+    )
+
+
+def _find_stream(data: DataConfig) -> Found:
+    splits, shards, column, label_column = streamed_splits(data)
+    return _found(
+        data,
+        splits,
+        splits.train,
+        column=column,
+        label_column=label_column,
+        rules=CompanionRules(),
+        shards=shards,
+        train_rows=rows_text(splits.train_rows),
+        held_out_rows=rows_text(splits.rows or ()),
+        rows=max(splits.train_rows[-1] + 1, len(splits.validation)),
+    )
+
+
+def _found(
+    data: DataConfig,
+    splits: Splits,
+    train: Dataset,
+    *,
+    column: str,
+    label_column: str | None,
+    rules: CompanionRules,
+    shards: Shards | None = None,
+    **rows: Any,
+) -> Found:
+    """`rows` are the values of the `Origin` that say which rows were taken."""
+    names = class_names(splits.train, label_column)
+    held_out = undecoded(splits.validation, column)
     kind, name = source_of(data)
     origin = Origin(
         source=kind,
@@ -257,57 +297,23 @@ def _find_images(data: DataConfig, seed: int) -> Found:
         label_column=label_column,
         class_names=tuple(names),
         train_split=data.train_split,
-        train_rows=train_rows,
         held_out_split=splits.held_out_split,
-        held_out_rows=None if splits.rows is None else rows_text(splits.rows),
         background=data.background,
-        rows=len(source[data.train_split]),
         fingerprint=images_fingerprint(held_out, column),
+        streamed=shards is not None,
+        **rows,
         **rules.origin(),
     )
     return Found(
-        train=pictures,
+        train=undecoded(train, column),
         validation=held_out,
         column=column,
         held_out=splits.held_out,
         labels=class_labels(splits.validation, label_column, names),
-        train_labels=train_labels,
+        train_labels=class_labels(train, label_column, names),
         origin=origin,
         rows=(splits.validation, train),
         rules=rules,
-    )
-
-
-def _find_stream(data: DataConfig) -> Found:
-    splits, shards, column, label_column = streamed_splits(data)
-    names = class_names(splits.train, label_column)
-    held_out = undecoded(splits.validation, column)
-    kind, name = source_of(data)
-    return Found(
-        train=undecoded(splits.train, column),
-        validation=held_out,
-        column=column,
-        held_out=splits.held_out,
-        labels=class_labels(splits.validation, label_column, names),
-        train_labels=class_labels(splits.train, label_column, names),
-        origin=Origin(
-            source=kind,
-            name=name,
-            config=data.dataset_config_name,
-            image_column=column,
-            label_column=label_column,
-            class_names=tuple(names),
-            train_split=data.train_split,
-            train_rows=rows_text(splits.train_rows),
-            held_out_split=splits.held_out_split,
-            held_out_rows=rows_text(splits.rows or ()),
-            background=data.background,
-            rows=max(splits.train_rows[-1] + 1, len(splits.validation)),
-            fingerprint=images_fingerprint(held_out, column),
-            streamed=True,
-        ),
-        rows=(splits.validation, splits.train),
-        rules=CompanionRules(),
         shards=shards,
     )
 

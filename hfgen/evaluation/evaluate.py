@@ -135,7 +135,6 @@ class Measurement:
             pictures=pictures,
         )
 
-
     def _drawn_once(self, resumable: Resumable) -> tuple[torch.Tensor, float] | None:
         """The images for both measures of one sampler, and their seconds; None where there are not both."""
         if self.quality is None or self.synthetic is None or self.quality[0].sampler is not self.synthetic[0].sampler:

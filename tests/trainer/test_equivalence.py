@@ -62,9 +62,7 @@ def test_losses_before_and_after_a_checkpoint_weigh_the_same_however_a_batch_is_
     """A reading over steps 1 to 6, of which four were taken before the checkpoint."""
     one = train(output_dir=tmp_path / "one", logging_steps=6)
     shared = {"train_batch_size": 4, "gradient_accumulation_steps": 4}
-    two = train(
-        output_dir=tmp_path / "two", logging_steps=6, resume_from_checkpoint=one / "checkpoint-4", **shared
-    )
+    two = train(output_dir=tmp_path / "two", logging_steps=6, resume_from_checkpoint=one / "checkpoint-4", **shared)
     assert [row["train_loss"] for row in readings(two)] == pytest.approx(
         [row["train_loss"] for row in readings(one)], abs=1e-4
     )
