@@ -9,16 +9,16 @@ that says so.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from measured import QUANTITY, is_of, parse_args
+
 from hfgen.core.plotting import new_figure, save_figure
 from hfgen.results import EvaluationResult
 
-QUANTITY = "log-likelihood of 8-bit pixels"
 MARKERS = "osD^vP*Xhp<>"
 
 
@@ -33,17 +33,6 @@ class Point:
     frechet: float
     floor: tuple[float, float, float]
     bits_per_dim: float | None
-
-
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "results", nargs="+", type=Path, help="results of measured models, each in the folder of its model"
-    )
-    parser.add_argument("--dataset", default="mnist", help="(default: %(default)s)")
-    parser.add_argument("--split", default="test", help="(default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="PNG file of the picture")
-    return parser.parse_args(argv)
 
 
 def point(name: str, results: Sequence[EvaluationResult]) -> Point | None:
@@ -65,7 +54,7 @@ def points(paths: Sequence[Path], dataset: str, split: str) -> list[Point]:
     of_model: dict[str, list[EvaluationResult]] = {}
     for path in paths:
         result = EvaluationResult.load(path)
-        if (result.dataset.rpartition("/")[2], result.split) == (dataset, split):
+        if is_of(result, dataset, split):
             of_model.setdefault(path.parent.name, []).append(result)
         else:
             print(f"{path}: not of {dataset}/{split}, left out", file=sys.stderr)
@@ -108,7 +97,7 @@ def draw(found: Sequence[Point], path: Path) -> None:
 
 def main(argv=None) -> int:
     """Exit status 1 when there is nothing to draw."""
-    args = parse_args(argv)
+    args = parse_args(__doc__, argv)
     found = points(args.results, args.dataset, args.split)
     for p in found:
         likelihood = "no bits/dim" if p.bits_per_dim is None else f"{p.bits_per_dim:.3f} bits/dim"

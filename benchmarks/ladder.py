@@ -9,16 +9,15 @@ one in continuous time. Files of other quantities, datasets and splits are left 
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from measured import QUANTITY, is_of, parse_args
+
 from hfgen.core.plotting import new_figure, save_figure
 from hfgen.results import EvaluationResult
-
-QUANTITY = "log-likelihood of 8-bit pixels"
 
 
 @dataclass(frozen=True)
@@ -29,17 +28,6 @@ class Rung:
     layers: float
     bound: float
     importance_weighted: float | None
-
-
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "results", nargs="+", type=Path, help="results.json of measured models, each in the folder of its model"
-    )
-    parser.add_argument("--dataset", default="mnist", help="(default: %(default)s)")
-    parser.add_argument("--split", default="test", help="(default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="PNG file of the picture")
-    return parser.parse_args(argv)
 
 
 def layers(result: EvaluationResult) -> float:
@@ -57,7 +45,7 @@ def rung(path: Path, dataset: str, split: str) -> Rung | None:
     result = EvaluationResult.load(path)
     bound = result.headline("bound", "bits/dim")
     measured = result.likelihood is not None and result.likelihood.quantity == QUANTITY and bound is not None
-    if not measured or (result.dataset.rpartition("/")[2], result.split) != (dataset, split):
+    if not measured or not is_of(result, dataset, split):
         print(f"{path}: no {QUANTITY} of {dataset}/{split}, left out", file=sys.stderr)
         return None
     weighted = result.headline("importance-weighted bound", "bits/dim")
@@ -91,7 +79,7 @@ def draw(rungs: list[Rung], path: Path) -> None:
 
 def main(argv=None) -> int:
     """Exit status 1 when there is nothing to draw."""
-    args = parse_args(argv)
+    args = parse_args(__doc__, argv)
     found = [rung(path, args.dataset, args.split) for path in args.results]
     rungs = sorted((r for r in found if r is not None), key=lambda r: (r.layers, r.name))
     for r in rungs:

@@ -1,23 +1,17 @@
 """The picture of fidelity, diversity and likelihood, of results that are made up."""
 
-import importlib.util
-import sys
-
 import pytest
 from PIL import Image
 
 from hfgen.results import EvaluationResult, LikelihoodResult, Metric, SampleResult
 
 
-@pytest.fixture(scope="module")
-def benchmark(repository):
-    path = repository / "benchmarks" / "fidelity_diversity.py"
-    spec = importlib.util.spec_from_file_location("fidelity_diversity", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fidelity_diversity"] = module  # where its dataclass looks for its annotations
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["fidelity_diversity"]
+@pytest.fixture
+def benchmark(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import fidelity_diversity
+
+    return fidelity_diversity
 
 
 def save(path, kind, *, quality=None, bound=None, dataset="ylecun/mnist", told=None):

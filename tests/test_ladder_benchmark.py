@@ -1,8 +1,6 @@
 """The picture of the ladder from a VAE to a diffusion model, of results that are made up."""
 
-import importlib.util
 import math
-import sys
 
 import pytest
 from PIL import Image
@@ -10,14 +8,12 @@ from PIL import Image
 from hfgen.results import EvaluationResult, LikelihoodResult, Metric
 
 
-@pytest.fixture(scope="module")
-def ladder(repository):
-    spec = importlib.util.spec_from_file_location("ladder", repository / "benchmarks" / "ladder.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ladder"] = module  # where its dataclass looks for its annotations
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["ladder"]
+@pytest.fixture
+def ladder(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import ladder
+
+    return ladder
 
 
 def save(folder, name, facts, bound, weighted=None, quantity="log-likelihood of 8-bit pixels", dataset="ylecun/mnist"):

@@ -16,9 +16,8 @@ from hfgen.families.ddpm.flags import DiffusionSampling
 from hfgen.families.latent.sampler import LatentSampler
 from hfgen.families.latent.task import unclipped
 from hfgen.families.vdm.flags import VDMFlags
-from hfgen.families.vdm.task import VDMTask, initial_config
+from hfgen.families.vdm.task import VDMTask, initial_config, vdm_loss
 from hfgen.models.latent_presets import LATENT_VDMS
-from hfgen.objectives.vdm import VDMLoss
 from hfgen.pipelines.latent import LatentDiffusionPipeline
 from hfgen.pipelines.pipeline_hfgen_vdm import VDMPipeline
 
@@ -83,12 +82,7 @@ def make_latent_task(config: TrainingConfig, module: Any, images: TrainingSet) -
         )
     model = config.model
     return LatentVDMTask(
-        objective=VDMLoss(
-            schedule=module.schedule,
-            prediction_type=module.config.prediction_type,
-            num_steps=model.vdm_num_steps if model.loss_type == "discrete" else None,
-            continuous=True,
-        ),
+        objective=vdm_loss(module, model, continuous=True),
         shape=images.shape,
         num_inference_steps=model.vdm_num_inference_steps,
         batch_size=config.optimization.eval_batch_size,

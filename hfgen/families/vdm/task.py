@@ -100,6 +100,16 @@ class VDMTask(OneOptimizer):
         return unit_to_uint8(torch.cat(images)).cpu()
 
 
+def vdm_loss(module: VDMModel, flags: VDMFlags, **of_decoder: Any) -> VDMLoss:
+    """The bound of the network's schedule, in as many steps as the flags say, or in continuous time."""
+    return VDMLoss(
+        schedule=module.schedule,
+        prediction_type=module.config.prediction_type,
+        num_steps=flags.vdm_num_steps if flags.loss_type == "discrete" else None,
+        **of_decoder,
+    )
+
+
 def make_task(config: TrainingConfig, module: Any, images: TrainingSet, class_names: list[str]) -> VDMTask:
     """The task of the flags; `HfgenError` for images that are not 8-bit."""
     raw = next(iter(images.train.batches([torch.arange(1)])))
@@ -107,12 +117,7 @@ def make_task(config: TrainingConfig, module: Any, images: TrainingSet, class_na
         raise HfgenError(f"training images of {raw.dtype}: the decoder is one over the 256 values of 8-bit images")
     model = config.model
     return VDMTask(
-        objective=VDMLoss(
-            schedule=module.schedule,
-            prediction_type=module.config.prediction_type,
-            num_steps=model.vdm_num_steps if model.loss_type == "discrete" else None,
-            reach=decoder_reach(module.config.gamma_min),
-        ),
+        objective=vdm_loss(module, model, reach=decoder_reach(module.config.gamma_min)),
         shape=images.shape,
         num_inference_steps=model.vdm_num_inference_steps,
         batch_size=config.optimization.eval_batch_size,
