@@ -6,9 +6,12 @@ on all is as on GPUs, by Accelerate's own preparation and `torch.distributed.fsd
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import signal
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,8 +19,8 @@ from pathlib import Path
 SECONDS = 900
 
 
-def together(processes: int, work: Callable[[], None]) -> None:
-    """Do work in each of a group of processes, which are forked off one that has imported what they need."""
+def together(processes: int, work: Callable[[], None], killed: int = 0) -> None:
+    """Do work in each of a group of processes, which are forked off one that has imported what they need; the last `killed` are killed by it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hfgen.trainer.train", "hfgen.families.ddpm"])
     port = free_port()
@@ -29,7 +32,7 @@ def together(processes: int, work: Callable[[], None]) -> None:
     ended = [process.exitcode for process in group]
     for process in group:
         process.kill()
-    assert ended == [0] * processes
+    assert ended == [0] * (processes - killed) + [-signal.SIGKILL] * killed
 
 
 def free_port() -> int:
@@ -75,6 +78,26 @@ def train_sharded(words: list[str], smallest: int = 500) -> None:
     torch.set_num_threads(1)
     train.make_accelerator = partial(sharded, train.make_accelerator, smallest)
     train.train(parse_training_config("ddpm", words))
+
+
+def killed_after(step: int, words: list[str], told: Path) -> None:
+    """Train until the second process is killed after a step, and write down what the first one then tells, and after how many seconds."""
+    from hfgen.core.errors import explain
+    from hfgen.trainer.progress import Progress
+
+    tick, first, ticks = Progress.tick, os.environ["RANK"] == "0", []
+
+    def counted(progress: Progress) -> None:
+        tick(progress)
+        ticks.append(time.monotonic())
+        if not first and progress.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Progress.tick = counted
+    try:
+        train_sharded(words)
+    except Exception as error:
+        told.write_text(json.dumps([time.monotonic() - ticks[-1], explain(error)]))
 
 
 def store_and_fill(folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from diffusers import DDPMPipeline, UNet2DModel
-from sharded_training import store_and_fill, together, train_sharded
+from sharded_training import killed_after, store_and_fill, together, train_sharded
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 
 from hfgen.cli.parser import parse_training_config
@@ -111,6 +111,20 @@ def test_a_checkpoint_in_shards_is_whole_and_holds_no_pickle(in_two):
 def test_three_processes_go_on_from_the_shards_of_two(in_two, sharing):
     out, flags = sharing("three", 4, resume_from_checkpoint=in_two / HALF_WAY)
     together(3, partial(train_sharded, flags))
+    assert_same(in_two, out)
+
+
+@pytest.mark.slow
+def test_when_one_is_killed_the_other_tells_and_the_last_checkpoint_is_whole(in_two, sharing, tmp_path):
+    out, flags = sharing("killed", 6)
+    together(2, partial(killed_after, 5, flags, tmp_path / "told.json"), killed=1)
+    seconds, told = json.loads((tmp_path / "told.json").read_text())
+    assert seconds < 60
+    assert told.startswith("another process of this work has ended")
+    assert len(told.splitlines()) == 1
+    check_whole(out / HALF_WAY)
+    assert list(out.glob("checkpoint-*")) == [out / HALF_WAY]
+    together(2, partial(train_sharded, [*flags, "--resume_from_checkpoint=latest"]))
     assert_same(in_two, out)
 
 
