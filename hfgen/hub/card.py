@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from hfgen.core.errors import HfgenError
 from hfgen.core.files import write_text
 from hfgen.core.markdown import code_block, escape_cell, escape_markdown, python_text
+from hfgen.data.clip_sources import split_name
 from hfgen.families.base import UNCONDITIONAL, Card
 from hfgen.families.model import Model
 from hfgen.hub.describe import (
@@ -98,13 +99,13 @@ def render_card(
 ) -> ModelCard:
     """The card of a model by the template, with the pictures that its folder has, if it has one."""
     told = model.family.card(model.pipeline, python_text(model.name), training, results)
-    dataset = (training.dataset if training else None) or ""
+    dataset = _repository((training.dataset if training else None) or "")
     data = ModelCardData(
         license=license,
         library_name="diffusers",
         pipeline_tag=told.task,
         tags=["diffusers", *told.tags, "hfgen"],
-        datasets=[dataset] if _is_on_the_hub(dataset) else None,
+        datasets=[dataset] if dataset else None,
         model_name=model.name if results else None,
         eval_results=eval_results(results, told.task) if results else None,
     )
@@ -129,7 +130,7 @@ def eval_results(results: EvaluationResult, task: str = UNCONDITIONAL) -> list[E
 def _eval_result(key: str, metric: Metric, on: MeasuredOn, task: str) -> EvalResult:
     return EvalResult(
         task_type=task,
-        dataset_type=on.dataset if _is_on_the_hub(on.dataset) else "unknown",
+        dataset_type=_repository(on.dataset) or "unknown",
         dataset_name=on.dataset,
         dataset_split=on.split,
         metric_type=key,
@@ -138,9 +139,10 @@ def _eval_result(key: str, metric: Metric, on: MeasuredOn, task: str) -> EvalRes
     )
 
 
-def _is_on_the_hub(dataset: str) -> bool:
-    """Whether a name is a repository's: of a local folder results tell the last part, which has no slash."""
-    return "/" in dataset and DATASET_ID.fullmatch(dataset) is not None
+def _repository(dataset: str) -> str | None:
+    """Which one a name stands for, if any: of a local folder results tell the last part, which has no slash."""
+    name = split_name(dataset)[1]
+    return name if "/" in name and DATASET_ID.fullmatch(name) else None
 
 
 def with_repository(text: str, folder_name: str, repo: str) -> str:

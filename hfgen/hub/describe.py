@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hfgen.core.markdown import escape_cell, escape_markdown
+from hfgen.core.media import CLIPS
 from hfgen.data.digits import DIGITS
 from hfgen.results import EvaluationResult, MeasuredOn, SampleResult, TrainingRecord
 
@@ -22,9 +23,10 @@ def training_text(training: TrainingRecord) -> str:
         loss = f" Held-out {escape_markdown(training.loss)} at the end: {training.held_out_loss:.4f} ({where})."
     streamed = bool((training.data or {}).get("streamed"))
     passes = "taken from a stream" if streamed else f"{training.epochs:g} epochs"
+    images = "clips" if 1 + len(training.image_shape) == CLIPS else "images"
     return (
-        f"{training.images:,} images of {source} (split {escape_markdown(training.train_split)}), {passes}, "
-        f"{training.steps:,} steps of {training.batch_size} images; the repository has {weights}.{loss}"
+        f"{training.images:,} {images} of {source} (split {escape_markdown(training.train_split)}), {passes}, "
+        f"{training.steps:,} steps of {training.batch_size} {images}; the repository has {weights}.{loss}"
     )
 
 

@@ -148,7 +148,16 @@ def test_results_of_samples_alone(trained):
     assert "±" not in text
 
 
-@pytest.mark.parametrize(("dataset", "listed"), [("ylecun/mnist", ["ylecun/mnist"]), ("digits", None), (None, None)])
+@pytest.mark.parametrize(
+    ("dataset", "listed"),
+    [
+        ("ylecun/mnist", ["ylecun/mnist"]),
+        ("moving:ylecun/mnist", ["ylecun/mnist"]),
+        ("digits", None),
+        ("moving:digits", None),
+        (None, None),
+    ],
+)
 def test_only_datasets_of_the_hub_are_in_the_metadata(trained, dataset, listed):
     folder = trained("ddpm")
     training = json.loads((folder / "training.json").read_text()) | {"dataset": dataset}
