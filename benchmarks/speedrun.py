@@ -77,6 +77,7 @@ ROWS = {
     "batch x 2": Row(training={"train_batch_size": 2}),
     "learning rate x 1/2": Row(training={"learning_rate": 0.5}),
     "learning rate x 2": Row(training={"learning_rate": 2.0}),
+    "Muon": Row(training={"optimizer": "muon"}),
     "constant learning rate": Row(training={"lr_scheduler": "constant_with_warmup"}),
     "moving average of some 100 steps": Row(training={"ema_max_decay": 0.99}),
     "moving average of some 2,000 steps": Row(training={"ema_max_decay": 0.9995}),

@@ -115,6 +115,9 @@ class OptimizationConfig:
     num_epochs: int = flag(100, "passes over the training images", range=POSITIVE, identity=False)
     max_train_steps: int | None = flag(None, "optimizer steps, instead of num_epochs", range=POSITIVE, identity=False)
     gradient_accumulation_steps: int = flag(1, "micro-batches per optimizer step", range=POSITIVE, identity=False)
+    optimizer: Literal["adamw", "muon"] = flag(
+        "adamw", "muon steps along orthogonal matrices where weights are such, and as AdamW elsewhere"
+    )
     learning_rate: float = flag(1e-4, "learning rate after warm-up", range=POSITIVE)
     lr_scheduler: Literal[
         "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"

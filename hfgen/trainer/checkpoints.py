@@ -251,8 +251,13 @@ def is_longer(state: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
     return end is not None and state["step"] == end and current.get("max_steps", 0) > end
 
 
+# what trainings did that began before there was a choice
+OF_BEFORE = {"optimizer": "adamw"}
+
+
 def check_same_run(checkpoint: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Raise `HfgenError` naming the keys in which a checkpoint's configuration differs from the present one."""
+    saved = {**{key: value for key, value in OF_BEFORE.items() if key in current}, **saved}
     keys = sorted(saved.keys() | current.keys())
     differing = [key for key in keys if _differ(saved.get(key), current.get(key))]
     if differing:

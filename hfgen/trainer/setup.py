@@ -29,6 +29,10 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         raise HfgenError(f"logger={logger!r} is not installed: pip install {logger}, or pass --logger none")
     if optimization.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise HfgenError("mixed_precision='fp16' needs a GPU: pass bf16 or no")
+    if optimization.mixed_precision == "fp16" and optimization.optimizer == "muon":
+        raise HfgenError(
+            "optimizer='muon' with mixed_precision='fp16', whose scaled gradients it cannot skip: use bf16"
+        )
     check_sharding(os.environ, on_gpu=torch.cuda.is_available())
     output_dir = config.output_dir
     accelerator = Accelerator(

@@ -16,6 +16,7 @@ from diffusers.optimization import get_scheduler
 from hfgen.configs.training import OptimizationConfig
 from hfgen.core.errors import HfgenError, one_line
 from hfgen.families.base import Task
+from hfgen.trainer.muon import Muon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ def _prepared(accelerator: Accelerator, module: torch.nn.Module, others: list[An
     """What the accelerator makes of them; `HfgenError` for a way to shard that this network does not have."""
     if not accelerator.is_fsdp2:
         return accelerator.prepare(module, *others)
+    if any(isinstance(other, Muon) for other in others):
+        raise HfgenError("optimizer=muon: --use_fsdp of accelerate launch parts the matrices it needs: use adamw")
     if len(others) > 2:
         raise HfgenError("--use_fsdp of accelerate launch is for kinds with one optimizer: leave it out")
     try:
@@ -78,7 +81,8 @@ def _prepared(accelerator: Accelerator, module: torch.nn.Module, others: list[An
 def _optimizer(
     parameters: Sequence[torch.nn.Parameter], optimization: OptimizationConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
+    kind = Muon if optimization.optimizer == "muon" else torch.optim.AdamW
+    return kind(
         parameters,
         lr=optimization.learning_rate,
         betas=(optimization.adam_beta1, optimization.adam_beta2),
