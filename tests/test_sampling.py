@@ -13,6 +13,7 @@ from PIL import Image
 from hfgen.core.device import pick_device
 from hfgen.core.errors import HfgenError
 from hfgen.core.media import image_grid, save_gif, to_uint8
+from hfgen.drawing.draw import draw_samples
 from hfgen.drawing.sampler import fitting
 from hfgen.hub.loading import load
 from hfgen.pipelines import UnconditionalDiffusionPipeline
@@ -192,3 +193,24 @@ def test_too_many_at_once_are_one_line():
     line = r"^3 clips at once do not fit on cpu: lower batch_size$"
     with pytest.raises(HfgenError, match=line), fitting(3, torch.device("cpu"), "clips"):
         raise torch.OutOfMemoryError("out of memory")
+
+
+class Slow:
+    """Draws at once, and is told that it takes hours; without steps to tell of."""
+
+    calls, fixed_batch, how, class_names = 0, False, "slow", None
+
+    def draw(self, generators, first, on_step=None):
+        return torch.zeros(len(generators), 1, 2, 2)
+
+    def warm_up(self, generators, first):
+        pass
+
+
+@pytest.mark.parametrize(("unseen", "shown"), [(0, True), (60, False)])
+def test_what_takes_long_and_has_no_steps_shows_its_images(monkeypatch, capsys, unseen, shown):
+    monkeypatch.setattr("hfgen.drawing.draw.SECONDS_UNSEEN", unseen)
+    draw_samples(Slow(), device=torch.device("cpu"), num_images=5, batch_size=2)
+    err = capsys.readouterr().err
+    assert ("drawing: 100%" in err and "5/5" in err) == shown
+    assert bool(err) == shown

@@ -22,6 +22,7 @@ from hfgen.drawing.sampler import Sampler
 
 TRAJECTORY_IMAGES = 16
 TRAJECTORY_FRAMES = 50
+SECONDS_UNSEEN = 2
 Frames = dict[int, torch.Tensor]
 
 
@@ -147,8 +148,7 @@ class Drawing:
         steps, part = self.sampler.calls * len(parts), range(0)
         frames: Frames = {}
         last: torch.Tensor | None = None  # of the last step: the images themselves are clamped, and inf looks like 1
-        hidden = not (steps and self.show_progress and is_first())
-        with tqdm(total=steps, desc="denoising", unit="step", disable=hidden) as bar:
+        with self._bar(steps, sum(map(len, parts))) as bar:
 
             def on_step(step: int, x: torch.Tensor | Callable[[], torch.Tensor]) -> None:
                 nonlocal last
@@ -167,7 +167,16 @@ class Drawing:
                         f"images {part.start}..{part.stop - 1} came out as nan or inf, which is no sample: the weights "
                         "are damaged, or an option is out of all proportion"
                     )
+                if not steps:
+                    bar.update(len(part))
                 yield pixels, frames
+
+    def _bar(self, steps: int, images: int) -> tqdm:
+        """Of a sampler that tells of its steps these; of another the images, where they are not there at once."""
+        disable = not (self.show_progress and is_first())
+        if steps:
+            return tqdm(total=steps, desc="denoising", unit="step", disable=disable)
+        return tqdm(total=images, desc="drawing", unit="image", disable=disable, delay=SECONDS_UNSEEN)
 
     def _generators(self, part: range) -> list[torch.Generator]:
         count = self.batch_size if self.sampler.fixed_batch else len(part)
