@@ -187,7 +187,9 @@ def _with_floor(samples: SampleResult, key: str) -> str:
 def _training(entry: Entry) -> str:
     if entry.training is None:
         return f"[its card](model_cards/{entry.name}/README.md#training)"
-    return f"{entry.training.seconds / 60:.0f} min, {entry.training.run_metadata['device']}"
+    training = entry.training
+    cpu = "" if training.cpu_seconds is None else f" ({training.cpu_seconds / 60:.0f} of CPU time)"
+    return f"{training.seconds / 60:.0f} min{cpu}, {training.run_metadata['device']}"
 
 
 def _link(entry: Entry) -> str:

@@ -37,7 +37,8 @@ def hardware_text(training: TrainingRecord) -> str:
     precision = "" if training.mixed_precision == "no" else f", {escape_markdown(training.mixed_precision)}"
     versions = (("hfgen", "hfgen"), ("PyTorch", "torch"), ("diffusers", "diffusers"), ("accelerate", "accelerate"))
     told = ", ".join(f"{title} {made_with.get(name, 'unknown')}" for title, name in versions)
-    return f"{_duration(training.seconds)} on {processes}{made_with.get('device', 'unknown')}{precision}; {told}."
+    cpu = "" if training.cpu_seconds is None else f" ({_duration(training.cpu_seconds)} of CPU time)"
+    return f"{_duration(training.seconds)}{cpu} on {processes}{made_with.get('device', 'unknown')}{precision}; {told}."
 
 
 def results_text(results: EvaluationResult) -> str:
