@@ -35,6 +35,7 @@ RANGES = {
     "in_channels": (1, 2**10),
     "sample_size": (1, 2**16),
     "scales": (0, 16),
+    "halvings": (1, 2),
     "rounds": (0, 100),
     "channels": (1, 2**16),
     "layers": (0, 100),
@@ -190,9 +191,9 @@ class Coupling(nn.Module):
 class FlowModel(ModelMixin, ConfigMixin):
     """p(x) by an invertible map of dequantised pixels to independent numbers, in scales of half the side each.
 
-    Each scale parts the image into the four images of half the side that lie in its squares of 2x2 pixels, changes them by
-    couplings, lets three of them out as latents and hands the first to the next scale (Dinh et al. 2017, section 3.6). What is
-    left in the end is a vector, whose couplings are dense.
+    Each scale parts the image into the four images of half the side that lie in its squares of 2x2 pixels, or each of these once
+    more into the 16 of a quarter, changes them by couplings, lets all but the first out as latents and hands that to the next scale
+    (Dinh et al. 2017, section 3.6). What is left in the end is a vector, whose couplings are dense.
 
     "spline": pixels are scaled to [0, 1] and so is everything after them. Each image is changed once, by what those before it
     show: the finest first, so that in the other direction, of sampling, a small image grows. The latents are uniform.
@@ -203,7 +204,8 @@ class FlowModel(ModelMixin, ConfigMixin):
     Args:
         in_channels, sample_size: the images are (in_channels, sample_size, sample_size).
         coupling: "spline" or "affine".
-        scales: how often the side is halved; it has to allow that.
+        scales: how many there are.
+        halvings: of the side in each scale, 1 or of splines 2; the side has to allow `scales` times as many.
         rounds: of affine couplings in each scale; a spline is applied once.
         channels, layers: width and residual blocks of the couplings' networks.
         top_features: width of the dense ones.
@@ -222,6 +224,7 @@ class FlowModel(ModelMixin, ConfigMixin):
         sample_size: int = 28,
         coupling: str = "spline",
         scales: int = 2,
+        halvings: int = 1,
         rounds: int = 1,
         channels: int = 48,
         layers: int = 2,
@@ -233,9 +236,9 @@ class FlowModel(ModelMixin, ConfigMixin):
         super().__init__()
         _check(self.config)
         self.spline = coupling == "spline"
-        halves = [sample_size // 2 ** (i + 1) for i in range(scales)]
-        self.stages = nn.ModuleList(nn.ModuleList(self._couplings(side)) for side in halves)
-        self.top = nn.ModuleList(self._top_couplings(sample_size // 2**scales))
+        sides = [sample_size // 2 ** (halvings * (i + 1)) for i in range(scales)]
+        self.stages = nn.ModuleList(nn.ModuleList(self._couplings(side)) for side in sides)
+        self.top = nn.ModuleList(self._top_couplings(sample_size // 2 ** (halvings * scales)))
         shape = (in_channels, sample_size, sample_size)
         self.elementwise = None if self.spline else nn.Parameter(torch.zeros(2, *shape))
         self.noise = None
@@ -250,7 +253,7 @@ class FlowModel(ModelMixin, ConfigMixin):
 
     def _couplings(self, side: int) -> Iterator[Coupling]:
         c = self.config
-        order = [((3,), (0, 1, 2)), ((2,), (0, 1)), ((1,), (0,))]
+        order = [((last,), tuple(range(last))) for last in reversed(range(1, 4**c.halvings))]
         if not self.spline:
             halves = ((0, 1), (2, 3)), ((0, 2), (1, 3))
             order = [pair for a, b in halves for pair in ((b, a), (a, b))] * c.rounds
@@ -296,7 +299,7 @@ class FlowModel(ModelMixin, ConfigMixin):
         for coupling in (coupling for couplings in self.stages for coupling in couplings):
             coupling.context.bias.copy_(overall.repeat(len(coupling.changed)))
         for _ in self.stages:
-            counts = part(counts)[:, : self.shape[0]]
+            counts = part(counts, self.config.halvings)[:, : self.shape[0]]
         for coupling in self.top:
             coupling.context.bias.copy_(self._log_shares(counts.flatten(1)[:, coupling.changed.cpu()]))
 
@@ -341,11 +344,11 @@ class FlowModel(ModelMixin, ConfigMixin):
         x, log_det = self._bend(u)
         kept = []
         for couplings in self.stages:
-            x = part(x)
+            x = part(x, self.config.halvings)
             for coupling in couplings:
                 x, change = coupling(x)
                 log_det = log_det + change
-            x, rest = x.split([self.shape[0], 3 * self.shape[0]], dim=1)
+            x, rest = x.tensor_split([self.shape[0]], dim=1)
             kept.append(rest)
         top, small = x.flatten(1), x.shape
         for coupling in self.top:
@@ -353,14 +356,14 @@ class FlowModel(ModelMixin, ConfigMixin):
             log_det = log_det + change
         x = top.reshape(small)
         for rest in reversed(kept):
-            x = join(torch.cat([x, rest], dim=1))
+            x = join(torch.cat([x, rest], dim=1), self.config.halvings)
         return x, log_det
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """The values on [0, 1] whose latents these are, (B, C, H, W)."""
         x, kept = latents, []
         for _ in self.stages:
-            x, rest = part(x).split([self.shape[0], 3 * self.shape[0]], dim=1)
+            x, rest = part(x, self.config.halvings).tensor_split([self.shape[0]], dim=1)
             kept.append(rest)
         top, small = x.flatten(1), x.shape
         for coupling in reversed(self.top):
@@ -370,7 +373,7 @@ class FlowModel(ModelMixin, ConfigMixin):
             x = torch.cat([x, rest], dim=1)
             for coupling in reversed(couplings):
                 x = coupling.inverse(x)
-            x = join(x)
+            x = join(x, self.config.halvings)
         return self._unbend(x)
 
     def latents_of(self, normal: torch.Tensor) -> torch.Tensor:
@@ -403,14 +406,17 @@ class FlowModel(ModelMixin, ConfigMixin):
         return ((inside - MARGIN) / (1 - 2 * MARGIN)).clamp(0, 1)
 
 
-def part(x: torch.Tensor) -> torch.Tensor:
-    """Images (B, C, H, W) as the four images of half the side, one after the other, (B, 4 C, H / 2, W / 2)."""
-    return torch.cat([x[..., row::2, column::2] for row, column in QUARTERS], dim=1)
+def part(x: torch.Tensor, halvings: int) -> torch.Tensor:
+    """Images (B, C, H, W) as the four images of half the side, one after the other, (B, 4 C, H / 2, W / 2), or each of them again so."""
+    quarters = [x[..., row::2, column::2] for row, column in QUARTERS]
+    return torch.cat(quarters if halvings == 1 else [part(quarter, halvings - 1) for quarter in quarters], dim=1)
 
 
-def join(x: torch.Tensor) -> torch.Tensor:
+def join(x: torch.Tensor, halvings: int) -> torch.Tensor:
     """What `part` has parted."""
     quarters = x.chunk(4, dim=1)
+    if halvings > 1:
+        quarters = tuple(join(quarter, halvings - 1) for quarter in quarters)
     rows = [torch.stack([quarters[a], quarters[b]], dim=-1).flatten(-2) for a, b in ((0, 2), (3, 1))]
     return torch.stack(rows, dim=-2).flatten(-3, -2)
 
@@ -423,8 +429,14 @@ def _check(config) -> None:
         value = getattr(config, name)
         if not _is_whole(value) or not least <= value <= most:
             raise ValueError(f"{name}={value!r}: a whole number from {least} to {most}")
-    if config.sample_size % 2**config.scales:
-        raise ValueError(f"sample_size={config.sample_size} cannot be halved {config.scales} times: lower scales")
+    halved = config.scales * config.halvings
+    if config.sample_size % 2**halved:
+        raise ValueError(
+            f"sample_size={config.sample_size} cannot be halved {halved} times (scales={config.scales} times halvings={config.halvings}): "
+            "lower them"
+        )
+    if config.coupling == "affine" and config.halvings > 1:
+        raise ValueError(f"halvings={config.halvings}: affine couplings are of four images, use 1")
     knots = config.knots
     increasing = isinstance(knots, (list, tuple)) and all(map(_is_whole, knots)) and list(knots) == sorted(set(knots))
     if not increasing or [*knots[:1], *knots[-1:]] != [0, LEVELS]:

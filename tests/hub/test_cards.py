@@ -209,7 +209,9 @@ def test_a_card_tells_the_run(trained):
         in text
     )
     assert "4 images taken from 'train'" in text
-    assert re.search(r"\d+ seconds \(\d+ seconds of CPU time\) on .*1 thread; hfgen .*, PyTorch .*, diffusers .*, accelerate ", text)
+    assert re.search(
+        r"\d+ seconds \(\d+ seconds of CPU time\) on .*1 thread; hfgen .*, PyTorch .*, diffusers .*, accelerate ", text
+    )
     assert "have not been measured" in text
     assert "36 training images are few" in text
     text = refresh(trained("vae"))

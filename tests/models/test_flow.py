@@ -18,6 +18,7 @@ SMALL = {"sample_size": 4, "scales": 1, "channels": 6, "layers": 1, "top_feature
 KINDS = [
     {"coupling": "spline"},
     {"coupling": "spline", "in_channels": 3, "scales": 2},
+    {"coupling": "spline", "in_channels": 2, "halvings": 2},
     {"coupling": "affine", "rounds": 2},
     {"coupling": "affine", "rounds": 1, "in_channels": 3, "dequantization": "variational"},
 ]
@@ -44,10 +45,31 @@ def values(model, count=3):
 
 def test_squares_are_parted_and_joined():
     x = torch.arange(2 * 3 * 4 * 6.0).view(2, 3, 4, 6)
-    parted = part(x)
+    parted = part(x, 1)
     assert torch.equal(parted[:, :3], x[:, :, ::2, ::2])
     assert torch.equal(parted[:, 6:9], x[:, :, ::2, 1::2])
-    assert torch.equal(join(parted), x)
+    assert torch.equal(join(parted, 1), x)
+    x = torch.arange(2 * 3 * 8 * 12.0).view(2, 3, 8, 12)
+    again = part(x, 2)
+    assert torch.equal(again[:, :3], x[:, :, ::4, ::4])
+    assert torch.equal(again[:, 3:6], x[:, :, 2::4, 2::4])
+    assert torch.equal(again[:, 12:15], x[:, :, 1::4, 1::4])
+    assert torch.equal(join(again, 2), x)
+
+
+def test_images_of_a_scale_are_changed_by_what_those_before_them_show():
+    model = flow(halvings=2)
+    u = values(model, 1)
+    latents = part(model.encode(u)[0], 2)[0, :, 0, 0].detach()
+    seen = 0
+    for changed in range(16):
+        other = part(u, 2)
+        other[0, changed] = 1 - other[0, changed]
+        found = part(model.encode(join(other, 2))[0], 2)[0, :, 0, 0].detach()
+        assert found[:changed].equal(latents[:changed])
+        assert found[changed] != latents[changed]
+        seen += (found != latents)[changed + 1 :].sum().item()
+    assert seen > 60  # of 120 pairs: small networks have units that are off
 
 
 @pytest.mark.parametrize("changes", KINDS)
@@ -154,6 +176,9 @@ def test_bounds_do_not_depend_on_the_batch():
     [
         ({"coupling": "cubic"}, "coupling='cubic': choose one of spline, affine"),
         ({"scales": 4}, "sample_size=4 cannot be halved 4 times"),
+        ({"scales": 2, "halvings": 2}, r"sample_size=4 cannot be halved 4 times \(scales=2 times halvings=2\)"),
+        ({"halvings": 3}, "halvings=3: a whole number from 1 to 2"),
+        ({"halvings": 2, "coupling": "affine"}, "halvings=2: affine couplings are of four images, use 1"),
         ({"channels": 0}, "channels=0: a whole number from 1"),
         ({"layers": 10**9}, "layers=1000000000"),
         ({"knots": [0, 5, 5, 256]}, "increase from 0 to 256"),
