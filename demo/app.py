@@ -144,7 +144,7 @@ def draw_tab(models: Mapping[str, Model]) -> None:
             classes = gr.Dropdown(
                 scenes.class_names(first), multiselect=True, label="classes", visible=bool(scenes.class_names(first))
             )
-            guidance = gr.Slider(1, 5, 1.5, step=0.1, label="guidance", visible=bool(scenes.class_names(first)))
+            guidance = gr.Slider(1, 5, 1.5, step=0.1, label="guidance", visible=scenes.takes_guidance(first))
             seed = gr.Number(0, label="seed", precision=0, minimum=0)
             button = gr.Button("Draw", variant="primary")
         with gr.Column(scale=2, min_width=280):
@@ -156,12 +156,12 @@ def draw_tab(models: Mapping[str, Model]) -> None:
             model.summary(),
             gr.Slider(visible=scenes.has_steps(model)),
             gr.Dropdown(known, value=[], visible=bool(known)),
-            gr.Slider(visible=bool(known)),
+            gr.Slider(visible=scenes.takes_guidance(model)),
         )
 
     @told
     def draw(name, count, steps, classes, guidance, seed):
-        weight = guidance if scenes.class_names(models[name]) else 1.0
+        weight = guidance if scenes.takes_guidance(models[name]) else 1.0
         wish = scenes.Wish(
             count=int(count),
             seed=int(seed or 0),

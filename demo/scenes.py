@@ -59,6 +59,11 @@ def has_steps(model: Model) -> bool:
     return "steps" in options(model)
 
 
+def takes_guidance(model: Model) -> bool:
+    """Whether what class it is can be followed more or less; a GAN's generator leaves no choice."""
+    return bool(class_names(model)) and "guidance_scale" in options(model)
+
+
 class Live(Recorder):
     """Tells each moment as it comes."""
 

@@ -73,6 +73,13 @@ def test_one_picture_of_a_model_without_steps(scenes, models):
     assert not scenes.has_steps(models["room"])
 
 
+def test_guidance_is_for_models_of_classes_that_take_it(shelf, scenes, repository):
+    names = ("ddpm-mnist", "ddpm-mnist-classes", "gan-mnist")
+    shipped = shelf.load_all([str(repository / "model_cards" / name) for name in names])
+    assert [scenes.takes_guidance(shipped[name]) for name in names] == [False, True, False]
+    assert scenes.class_names(shipped["gan-mnist"]) == [str(i) for i in range(10)]
+
+
 def test_words_are_drawn(scenes, models):
     wish = scenes.Wish(count=1, steps=2, guidance_scale=2.0, prompt="a handwritten seven")
     assert len(list(scenes.moments(models["words"], wish))) == 3
