@@ -59,11 +59,13 @@ class Row:
         training: flags of the trainer.
         sampling: options of the sampler.
         autoencoder: share of the seconds that go to an autoencoder, on whose latents a transformer is trained.
+        gan: whether it is `training/gan-mnist.yaml` that is trained, for the same seconds.
     """
 
     training: dict = field(default_factory=dict)
     sampling: dict = field(default_factory=dict)
     autoencoder: float = 0.0
+    gan: bool = False
 
 
 ROWS = {
@@ -86,6 +88,7 @@ ROWS = {
     "preset mnist": Row(training={"model_config_name_or_path": MNIST_UNET}),
     "compiled": Row(training={"compile": True}),
     "latents of 7x7, a third of the time for their autoencoder": Row(autoencoder=1 / 3),
+    "a GAN": Row(gan=True),
     "guidance 1.5": Row(sampling={"guidance_scale": 1.5}),
     "half the sampler's steps": Row(sampling={"steps": 0.5}),
     "twice the sampler's steps": Row(sampling={"steps": 2}),
@@ -158,14 +161,25 @@ def trained(args, flags: dict, folder: Path, seconds: float | None, **which) -> 
 
 def trainings(args, row: Row) -> list[Path]:
     """Folders of the trainings of a row, the model's last."""
-    told = [row.training, row.autoencoder, args.seconds, args.seed, args.dataset_name, Path(args.config).read_text()]
+    told = [
+        row.training,
+        row.autoencoder,
+        row.gan,
+        args.seconds,
+        args.seed,
+        args.dataset_name,
+        Path(args.config).read_text(),
+    ]
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
     folder = args.work / key
+    common = {"dataset_name": args.dataset_name, "seed": args.seed, "save_images_epochs": 0, "logger": "none"}
+    if row.gan:
+        which = {"kind": "gan", "config": str(TRAINING / "gan-mnist.yaml")}
+        return [trained(args, common | {"class_conditional": True, "eval_epochs": 0}, folder, args.seconds, **which)]
     if not row.autoencoder:
         return [trained(args, training_flags(args, row.training), folder, args.seconds)]
     if args.seconds is None:
         raise SystemExit("a row with an autoencoder shares seconds out: pass --seconds")
-    common = {"dataset_name": args.dataset_name, "seed": args.seed, "save_images_epochs": 0, "logger": "none"}
     share = row.autoencoder * args.seconds
     which = {"kind": "autoencoder", "config": str(TRAINING / "autoencoder-mnist.yaml")}
     first = trained(args, common, folder.with_name(f"{key}-autoencoder"), share, **which)
@@ -176,14 +190,14 @@ def trainings(args, row: Row) -> list[Path]:
 
 def measured(args, row: Row, folder: Path) -> EvaluationResult:
     """The samples of a model, measured where they are not yet."""
-    scale = row.sampling.get("steps", 1)
-    options = {**row.sampling, "steps": max(1, int(args.steps * scale))}
-    key = "-".join(f"{name}-{value:g}" for name, value in options.items())
+    steps = max(1, int(args.steps * row.sampling.get("steps", 1)))
+    options = {} if row.gan else {**row.sampling, "steps": steps}
+    key = "-".join(["drawn", *(f"{name}-{value:g}" for name, value in options.items())])
     out = folder / f"{key}-{args.samples}-{args.synthetic}.json"
     if not out.is_file():
         asked = {"samples": args.samples, "classifier_accuracy": args.synthetic, "batch_size": args.batch_size}
         data = {"dataset_name": args.dataset_name, "split": "test", "seed": args.seed}
-        hfgen.evaluate(folder, out=out, compile=args.compile, **data, **asked, **options).save(out)
+        hfgen.evaluate(folder, out=out, compile=args.compile and not row.gan, **data, **asked, **options).save(out)
     return EvaluationResult.load(out)
 
 

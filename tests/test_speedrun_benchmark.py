@@ -67,6 +67,30 @@ def test_an_autoencoder_has_its_share_of_the_seconds(speedrun, monkeypatch):
     assert begun == [("autoencoder", None, 30.0), ("ddpm", str(first), 60.0)]
 
 
+def test_a_gan_has_all_of_them_and_takes_no_steps_to_draw(speedrun, monkeypatch, tmp_path):
+    begun, asked = [], []
+
+    def trained(args, flags, folder, seconds, **which):
+        config = speedrun.parse(args, flags, **which)
+        begun.append((config.family, config.model.class_conditional, seconds))
+        return folder
+
+    def evaluate(folder, **options):
+        asked.append(options)
+        return SimpleNamespace(save=lambda out: None)
+
+    monkeypatch.setattr(speedrun, "trained", trained)
+    monkeypatch.setattr(speedrun.hfgen, "evaluate", evaluate)
+    monkeypatch.setattr(speedrun.EvaluationResult, "load", lambda out: out)
+    args = speedrun.parse_args(["--seconds", "90", "--compile"])
+    (row,) = (row for row in speedrun.ROWS.values() if row.gan)
+    assert len(speedrun.trainings(args, row)) == 1
+    assert begun == [("gan", True, 90.0)]
+    speedrun.measured(args, row, tmp_path)
+    assert "steps" not in asked[0]
+    assert asked[0]["compile"] is False
+
+
 @pytest.mark.slow
 def test_rows_are_trained_once_and_measured(speedrun, tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "TRAINING", replace(synthetic.TRAINING, steps=3))
