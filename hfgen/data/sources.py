@@ -172,7 +172,7 @@ def choose_splits(
     return Splits(
         train=parts[TRAIN],
         validation=parts[TEST],
-        held_out=f"{count} images taken from {train_split!r}{missing}",
+        held_out=f"{count:,} taken from {train_split!r}{missing}",
         held_out_split=train_split,
         rows=rows[TEST],
         train_rows=rows[TRAIN],

@@ -106,7 +106,7 @@ def test_held_out_split_by_name():
 def test_a_tenth_is_held_out_up_to_2000(count, expected):
     splits = choose_splits(DatasetDict(train=rows(count)), "train", None, label_column=None, seed=0)
     assert len(splits.validation) == expected
-    assert splits.held_out == f"{expected} images taken from 'train'"
+    assert splits.held_out == f"{expected:,} taken from 'train'"
     assert (list(splits.rows), list(splits.train_rows)) == (splits.validation["id"][:], splits.train["id"][:])
     assert sorted([*splits.rows, *splits.train_rows]) == list(range(count))  # disjoint, and nothing is lost
 
@@ -124,7 +124,7 @@ def test_rows_are_known_by_their_numbers(shuffled, seed):
 def test_a_missing_split_is_replaced_and_said():
     splits = choose_splits(DatasetDict(train=rows(50)), "train", "valid", label_column=None, seed=0)
     assert len(splits.validation) == 5
-    assert splits.held_out == "5 images taken from 'train' (there is no split 'valid')"
+    assert splits.held_out == "5 taken from 'train' (there is no split 'valid')"
 
 
 def test_held_out_images_are_a_function_of_the_seed():

@@ -208,7 +208,7 @@ def test_a_card_tells_the_run(trained):
         "the moving average of the weights. Held-out squared error of v, weighting simple, per pixel at the end: "
         in text
     )
-    assert "4 images taken from 'train'" in text
+    assert "4 taken from 'train'" in text
     assert re.search(
         r"\d+ seconds \(\d+ seconds of CPU time\) on .*1 thread; hfgen .*, PyTorch .*, diffusers .*, accelerate ", text
     )
@@ -377,7 +377,7 @@ TRAINING = {
     "train_split": "train",
     "images": 1617,
     "image_shape": [1, 8, 8],
-    "held_out": "180 images taken from 'train'",
+    "held_out": "180 taken from 'train'",
     "steps": 100,
     "epochs": 1.0,
     "batch_size": 16,

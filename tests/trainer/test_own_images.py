@@ -45,7 +45,7 @@ def on_photos(train, photos, tmp_path):
 def test_a_training_says_what_it_sees_and_its_model_is_measured_on_what_it_held_out(on_photos, tmp_path, capsys):
     out = on_photos(max_train_samples=20)
     told = capsys.readouterr().out
-    assert "20 training images of 3x8x8, held out: 4 images taken from 'train'" in told
+    assert "20 training images of 3x8x8, held out: 4 taken from 'train'" in told
     assert "\n2 classes: ant 15, bee 5\n" in told
     assert "images is grey: taken as RGB" in told
     assert "transparent in parts: composited on white" in told
