@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import NamedTuple
 from hfgen.results import EvaluationResult, TrainingRecord
 
 NOTHING = "–"
+# at the end of what `device_name` says of a CPU
+THREADS = re.compile(r", (\d+) threads?$")
 NATS = "The negative log-likelihood of a held-out image in nats, lower is better"
 
 
@@ -129,9 +132,16 @@ def _accuracy(entry: Entry) -> str | None:
 
 
 def _cpu_minutes(entry: Entry) -> str | None:
-    if entry.training is None or entry.training.cpu_seconds is None:
+    """Where they were not measured, what the threads can have taken at most by the clock."""
+    training = entry.training
+    if training is None:
         return None
-    return f"{entry.training.cpu_seconds / 60:,.0f}"
+    if training.cpu_seconds is not None:
+        return f"{training.cpu_seconds / 60:,.0f}"
+    threads = THREADS.search(training.run_metadata["device"])
+    if threads is None:
+        return None
+    return f"at most {training.seconds * int(threads[1]) * training.processes / 60:,.0f}"
 
 
 def _training_time(entry: Entry) -> str | None:
@@ -235,7 +245,7 @@ PROPERTIES: tuple[Property, ...] = (
     Property(
         "training, CPU-minutes",
         _cpu_minutes,
-        "Minutes of work of the processors, all cores together, where a training on them has recorded it.",
+        "Minutes of work of the processors, all cores together; of an earlier training on them the most that its threads can have done.",
     ),
     Property(
         "network evaluations a sample",

@@ -1,5 +1,7 @@
 """A classifier of samples alone, of samplers whose samples are known; and what a comparison tells of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -122,6 +124,23 @@ def test_results_keep_what_samples_teach(tmp_path):
     assert not {"synthetic", "evaluations_per_sample"} & set(plain.to_json())
     kept = plain.with_earlier(again)
     assert (kept.synthetic, kept.evaluations_per_sample) == (with_part.synthetic, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "told"),
+    [
+        ("AMD EPYC, 1 thread", 1, "at most 30"),
+        ("Arm, x4, 8 threads", 2, "at most 480"),
+        ("NVIDIA H200", 1, None),
+    ],
+)
+def test_work_that_was_not_recorded_is_at_most_that_of_the_threads(repository, device, processes, told):
+    """Half an hour by the clock."""
+    record = TrainingRecord.load(repository / "model_cards/vae-mnist-8bit/training.json")
+    old = replace(record, seconds=1800.0, cpu_seconds=None, processes=processes, run_metadata={"device": device})
+    rows = comparison_rows([Entry(name="a", result=result(), training=old, pictures={})])
+    table = {row[0]: row[1] for row in rows}
+    assert table.get("training, CPU-minutes") == told
 
 
 def test_rows_tell_what_a_kind_has_and_why_it_has_not(repository):
