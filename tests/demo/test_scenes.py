@@ -54,6 +54,12 @@ def test_each_tab_has_the_models_that_can_do_it(shelf, models):
     assert list(shelf.planes(models)) == ["plane"]
 
 
+def test_images_and_clips_of_words_are_for_the_words_tab(shelf, repository):
+    shipped = shelf.load_all([str(repository / "model_cards" / name) for name in ("sd-mnist", "video-mnist")])
+    assert list(shelf.of_words(shipped)) == ["sd-mnist", "video-mnist"]
+    assert not shelf.drawing(shipped)
+
+
 def same(one, other):
     return np.array_equal(np.asarray(one), np.asarray(other))
 

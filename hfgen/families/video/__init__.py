@@ -21,6 +21,7 @@ class Video(Family):
     data_flags = ClipData
     model_flags = VideoFlags
     sampling_options = VideoSampling
+    asks = "--prompt TEXT"
     no_likelihood: ClassVar[str | None] = "hfgen knows no likelihood of clips"
 
     def claims(self, index):
