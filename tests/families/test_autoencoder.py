@@ -16,7 +16,7 @@ from hfgen.core.random import seeded
 from hfgen.data.latents import moments
 from hfgen.data.sources import load_source
 from hfgen.data.subset import rows_of_text
-from hfgen.families.autoencoder.likelihood import KNOTS, PixelLikelihood
+from hfgen.families.autoencoder.likelihood import KNOTS, PixelLikelihood, likelihood_of
 from hfgen.families.autoencoder.loading import fold_shift, load_autoencoder
 from hfgen.families.autoencoder.measure import psnr, ssim
 from hfgen.families.autoencoder.perceptual import perceptual_distance
@@ -169,6 +169,15 @@ def test_flags_that_cannot_be(tmp_path, flags, words):
     with pytest.raises(HfgenError, match=words):
         run(tmp_path / "out", "autoencoder", **flags)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_absolute_error_drops_the_likelihood_of_the_training_before(folder, tmp_path):
+    again = run(
+        tmp_path / "again", "autoencoder", pretrained_autoencoder=folder, reconstruction="l1", max_train_steps=1
+    )
+    model = hfgen.load(again)
+    assert likelihood_of(model.pipeline.vae) is None
+    assert "no likelihood of pixels" in (again / "README.md").read_text()
 
 
 def test_a_trained_one_is_trained_on(folder, tmp_path):

@@ -34,7 +34,7 @@ SCALE_NOTE = (
 def autoencoder_card(pipeline: Any, name: str) -> Card:
     """The card of a pipeline with a `vae` alone."""
     config, f = pipeline.vae.config, factor(pipeline.vae)
-    known = KEY in config
+    known = config.get(KEY) is not None
     kind = "discretised logistic likelihood of 8-bit pixels" if known else "no likelihood of pixels"
     size = config.sample_size
     return Card(

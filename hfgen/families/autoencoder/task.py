@@ -187,6 +187,8 @@ class AutoencoderTask:
         vae.register_to_config(scaling_factor=1 / deviation, shift_factor=0.0)
         if module.likelihood is not None:
             vae.register_to_config(**{KEY: module.likelihood.to_config()})
+        elif KEY in vae.config:  # of the training before, by another loss
+            vae.register_to_config(**{KEY: None})
         return AutoencoderPipeline(vae)
 
     def _measured(self, vae: Any) -> tuple[torch.Tensor, float]:
