@@ -7,6 +7,8 @@ from diffusers import DDPMScheduler, SchedulerMixin
 from hfgen.schedulers.scheduling_hfgen_linear_ddpm import HO_BETA_END, HO_BETA_START, HO_STEPS, LinearDDPMScheduler
 from hfgen.schedulers.scheduling_hfgen_posterior_mean import PosteriorMeanDDPMScheduler
 
+ROMBACH_ENDS = (0.00085, 0.012)
+
 
 def noise_scheduler(
     beta_schedule: str = "linear",
@@ -19,7 +21,8 @@ def noise_scheduler(
 
     "linear" has the betas of Ho et al. 2020, times 1000/T for another T; "squaredcos_cap_v2" is the cosine schedule of Nichol &
     Dhariwal 2021, the same function of t/T for any T; "sigmoid" runs along a sigmoid from -6 to 6 between the ends of the
-    linear one. `rescale_betas_zero_snr` shifts them so that alpha_bar_T = 0 (Lin et al. 2023, algorithm 1).
+    linear one; of "scaled_linear" the roots of the betas are linear, from that of 0.00085 to that of 0.012, times 1000/T too (the
+    code of Rombach et al. 2022). `rescale_betas_zero_snr` shifts them so that alpha_bar_T = 0 (Lin et al. 2023, algorithm 1).
 
     It is a `DDPMScheduler`, but for prediction_type "mu" a `PosteriorMeanDDPMScheduler`.
 
@@ -33,15 +36,16 @@ def noise_scheduler(
     if beta_schedule == "linear" and prediction_type != "mu" and not rescale_betas_zero_snr:
         return LinearDDPMScheduler(num_train_timesteps, variance_type=variance_type, prediction_type=prediction_type)
     scale = 1 if beta_schedule == "squaredcos_cap_v2" else HO_STEPS / num_train_timesteps  # the cosine has no ends
-    if HO_BETA_END * scale >= 1:
+    start, end = ROMBACH_ENDS if beta_schedule == "scaled_linear" else (HO_BETA_START, HO_BETA_END)
+    if end * scale >= 1:
         raise ValueError(
-            f"num_train_timesteps={num_train_timesteps}: betas leave (0, 1); use more than 20 steps, or the cosine"
+            f"num_train_timesteps={num_train_timesteps}: betas leave (0, 1); use more than {HO_STEPS * end:.0f} steps, or the cosine"
         )
     arguments = {
         "num_train_timesteps": num_train_timesteps,
         "beta_schedule": beta_schedule,
-        "beta_start": HO_BETA_START * scale,
-        "beta_end": HO_BETA_END * scale,
+        "beta_start": start * scale,
+        "beta_end": end * scale,
         "variance_type": variance_type,
     }
     if prediction_type == "mu":

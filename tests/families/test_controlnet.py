@@ -1,5 +1,7 @@
 """ControlNets on a frozen text-to-image model: at first it draws as before, then it follows, and how well is measured."""
 
+import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionControlNetPipeline
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, StableDiffusionControlNetPipeline
 from latent_repositories import run, save_autoencoder
 from PIL import Image
 from safetensors.torch import load_file
@@ -171,6 +173,21 @@ def test_trainings_that_cannot_be(base, tmp_path, offline):
     assert "pass --condition canny, skeleton, low_resolution" in said
     assert "leave --resolution out" in training(pretrained_model_name_or_path=base, resolution=16)
     assert not (tmp_path / "out").exists()
+
+
+def test_its_process_is_that_of_the_controlled_model_whatever_its_betas(base, tmp_path, offline):
+    """No flag of hfgen's says betas that end at 0.03."""
+    asked = {"condition": "skeleton", **WORDS}
+    folder = shutil.copytree(base, tmp_path / "base")
+    betas = {"beta_schedule": "scaled_linear", "beta_end": 0.03, "clip_sample": False}
+    DDIMScheduler(50, **betas).save_pretrained(folder / "scheduler")
+    out = run(tmp_path / "out", "controlnet", pretrained_model_name_or_path=folder, **asked)
+    assert json.loads((out / "scheduler" / "scheduler_config.json").read_text())["beta_end"] == 0.03
+    FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("DDIMScheduler", "FlowMatchEulerDiscreteScheduler"))
+    said = refusal(run, tmp_path / "flow", "controlnet", pretrained_model_name_or_path=folder, **asked)
+    assert "does not run a DDPM's process" in said
 
 
 def test_how_well_samples_keep_the_pictures_is_measured_with_and_without(model, folder):

@@ -45,6 +45,14 @@ def test_sigmoid_runs_between_the_ends_of_the_linear_schedule(steps):
     assert (1 - betas).cumprod(0)[-1] < 1e-3
 
 
+@pytest.mark.parametrize("steps", [100, 1000])
+def test_scaled_linear_is_that_of_stable_diffusion_whatever_t(steps):
+    stock = DDPMScheduler(steps, beta_start=0.85 / steps, beta_end=12 / steps, beta_schedule="scaled_linear")
+    assert torch.equal(noise_scheduler("scaled_linear", steps).betas, stock.betas)
+    with pytest.raises(ValueError, match="use more than 12 steps"):
+        noise_scheduler("scaled_linear", 12)
+
+
 @pytest.mark.parametrize("schedule", ["linear", "sigmoid", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("steps", [100, 1000])
 def test_posterior_mean_has_the_same_betas(schedule, steps):

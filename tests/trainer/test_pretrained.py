@@ -7,7 +7,7 @@ import shlex
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from diffusers import DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from safetensors.torch import load_file
 from stock_repositories import save
 
@@ -81,6 +81,7 @@ def test_a_finished_training_is_gone_on_from_with_its_process(train, start_from,
     ("betas", "found"),
     [
         ({"beta_schedule": "linear"}, "linear"),
+        ({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}, "scaled_linear"),
         ({"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}, "squaredcos_cap_v2"),
         (
             {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
@@ -220,9 +221,9 @@ def test_a_variational_diffusion_model_is_gone_on_from(tiny_flags, tmp_path, mon
             "has a FlowMatchEulerDiscreteScheduler with ddpm_beta_schedule=None: pass",
         ),
         (
-            EulerDiscreteScheduler(beta_schedule="scaled_linear"),
+            DDPMScheduler(1000, beta_schedule="laplace"),
             {},
-            "with ddpm_beta_schedule='scaled_linear': pass --ddpm_beta",
+            "with ddpm_beta_schedule='laplace': pass --ddpm_beta",
         ),
         (
             DDPMScheduler(1000, beta_end=0.01),

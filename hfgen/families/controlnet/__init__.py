@@ -66,6 +66,9 @@ class ControlNet(Family):
                 f"{given} is a {model.family.title} model: a ControlNet controls a text-to-image model, such as "
                 "training/train_text_to_image.py leaves"
             )
+        from hfgen.schedulers import reverse_process
+
+        reverse_process(model.pipeline.scheduler, "fixed_small")
 
     def resolved(self, config, pretrained):
         if pretrained is None:

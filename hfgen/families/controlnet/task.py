@@ -18,7 +18,7 @@ from hfgen.families.controlnet.flags import ControlSampling
 from hfgen.families.controlnet.module import Controlled, as_condition
 from hfgen.families.controlnet.sampler import ControlSampler
 from hfgen.families.ddpm.flags import DDPMFlags
-from hfgen.families.ddpm.pretrained import resolved_flags
+from hfgen.families.ddpm.pretrained import process_of
 from hfgen.families.ddpm.task import task_settings
 from hfgen.families.text_to_image.task import TextToImageTask, text_settings
 
@@ -74,10 +74,12 @@ class ControlTask(TextToImageTask):
 def control_settings(config: TrainingConfig, module: Controlled, images: TrainingSet) -> dict[str, Any]:
     """The attributes of a `ControlTask`; the process is that of the model that is controlled."""
     own, held_out = config.model, images.companions
+    scheduler = module.base.pipeline.scheduler
     chosen = DDPMFlags(loss_weighting=own.loss_weighting, snr_gamma=own.snr_gamma, time_sampling=own.time_sampling)
-    process = replace(config, model=resolved_flags(chosen, module.base))
+    # its betas may be anybody's, of which no flag tells
+    process = replace(chosen, **{**process_of(scheduler), "ddpm_beta_schedule": None})
     return {
-        **task_settings(process, images),
+        **task_settings(replace(config, model=process), images, scheduler),
         **text_settings(module, images),
         "caption_dropout": own.caption_dropout,
         "prompts": tuple((held_out.captions or [])[:PREVIEWS]),

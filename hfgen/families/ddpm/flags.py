@@ -45,9 +45,9 @@ class DiffusionFlags:
         range=POSITIVE,
         identity=False,
     )
-    ddpm_beta_schedule: Literal["linear", "squaredcos_cap_v2", "sigmoid"] | None = flag(
+    ddpm_beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] | None = flag(
         None,
-        "betas: squaredcos_cap_v2 (cosine, Nichol & Dhariwal 2021), linear (Ho et al. 2020) or sigmoid; none: squaredcos_cap_v2",
+        "betas: squaredcos_cap_v2 (cosine, Nichol & Dhariwal 2021), linear (Ho et al. 2020), scaled_linear (Stable Diffusion's) or sigmoid; none: squaredcos_cap_v2",
         card="always",  # a default may change, a model does not
     )
     rescale_betas_zero_snr: bool = flag(

@@ -26,7 +26,7 @@ NEW_PROCESS: dict[str, Any] = {
 }
 OF_BETAS = ("ddpm_num_steps", "ddpm_beta_schedule")
 CHOICES = {
-    "ddpm_beta_schedule": ("linear", "squaredcos_cap_v2", "sigmoid"),
+    "ddpm_beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
     "ddpm_variance_type": ("fixed_small", "fixed_large", "learned_range"),
     "prediction_type": ("epsilon", "sample", "v_prediction", "mu"),
 }
@@ -42,7 +42,7 @@ def resolved_flags(model: DDPMFlags, pretrained: Model | None) -> DDPMFlags:
     if pretrained is None:
         return replace(model, **{**NEW_PROCESS, **given})
     scheduler = pretrained.pipeline.scheduler
-    values = {**_process_of(scheduler), **given}
+    values = {**process_of(scheduler), **given}
     new_betas = model.rescale_betas_zero_snr or any(name in given for name in OF_BETAS)
     if not new_betas:
         values["rescale_betas_zero_snr"] = bool(scheduler.config.get("rescale_betas_zero_snr"))
@@ -55,7 +55,7 @@ def resolved_flags(model: DDPMFlags, pretrained: Model | None) -> DDPMFlags:
     return resolved
 
 
-def _process_of(scheduler: SchedulerMixin) -> dict[str, Any]:
+def process_of(scheduler: SchedulerMixin) -> dict[str, Any]:
     """In the words of the flags, as far as its config has it."""
     config = scheduler.config
     return {

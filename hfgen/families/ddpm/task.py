@@ -136,10 +136,12 @@ class DDPMTask(OneOptimizer):
         return samples.images
 
 
-def task_settings(config: TrainingConfig, images: TrainingSet) -> dict[str, Any]:
-    """The attributes of a `DDPMTask`."""
+def task_settings(
+    config: TrainingConfig, images: TrainingSet, scheduler: SchedulerMixin | None = None
+) -> dict[str, Any]:
+    """The attributes of a `DDPMTask`; of a process that is there already by its scheduler."""
     model, optimization = config.model, config.optimization
-    scheduler = make_scheduler(model)
+    scheduler = scheduler or make_scheduler(model)
     return {
         "scheduler": scheduler,
         "objective": make_objective(model, scheduler),
@@ -174,7 +176,7 @@ def make_scheduler(model: DDPMFlags) -> SchedulerMixin:
 
 def make_objective(model: DDPMFlags, scheduler: SchedulerMixin) -> DiffusionLoss:
     """The loss of the flags; `HfgenError` for a weighting that the schedule has none of."""
-    process = reverse_process(scheduler)
+    process = reverse_process(scheduler, model.ddpm_variance_type)
     weigh = (
         partial(min_snr, gamma=model.snr_gamma) if model.loss_weighting == "min_snr" else WEIGHTS[model.loss_weighting]
     )
