@@ -922,7 +922,7 @@ VIDEOS = [
     ),
     Bad(
         f"{VIDEO} {{text}} --dataset_name {{here}}/clips --num_frames 6",
-        "row 0 .* has 5 frames, of 6 that are wanted: pass --num_frames 5",
+        "row 0 .* has 5 frames, of 6 that are wanted: leave this clip out, or train with --num_frames 5",
         clips(*[5] * 20),
     ),
     Bad(f"{CLIP} --num_frames 7", "num_frames=7: the motion modules of this model have embeddings for 6"),

@@ -74,7 +74,7 @@ def clip_name(dataset: Dataset, column: str, row: int) -> str:
 def too_short(name: str, length: int, wanted: int) -> HfgenError:
     """What is said of a clip of fewer frames than are wanted."""
     return HfgenError(
-        f"row {name} has {length} frames, of {wanted} that are wanted: pass --num_frames {max(length, 1)}, or leave this clip out"
+        f"row {name} has {length} frames, of {wanted} that are wanted: leave this clip out, or train with --num_frames {max(length, 1)}"
     )
 
 

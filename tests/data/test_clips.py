@@ -139,7 +139,7 @@ def ragged(lengths):
         ({"dataset": ragged([3] * 9 + [2] + [3] * 10)}, "has 2 frames, the first clip 3: pass --num_frames 2"),
         (
             {"dataset": ragged([3] * 20), "num_frames": 4},
-            "row .* has 3 frames, of 4 that are wanted: pass --num_frames 3",
+            "row .* has 3 frames, of 4 that are wanted: leave this clip out, or train with --num_frames 3",
         ),
         ({"dataset": ragged([0] * 20), "num_frames": 2}, "has 0 frames"),
         ({"dataset_name": "digits"}, "is a single picture.*clips:FOLDER.*moving:NAME"),

@@ -243,6 +243,9 @@ def test_without_motion_leaves_the_network_as_it_is(model):
         ({"num_frames": 7}, "num_frames=7: the motion modules of this model have embeddings for 6"),
         ({"prompt": ("a picture of " + "two " * 30,)}, "has [0-9]+ tokens"),
         ({"prompt": None}, "draws from words: pass --prompt"),
+        ({"steps": 5000}, "num_inference_steps=5000: this model was trained for"),
+        ({"independent_frames": True, "eta": 0.5}, "eta=0.5: DPMSolverMultistepScheduler has no eta"),
+        ({"independent_frames": True, "num_frames": 7}, "num_frames=7: the motion modules"),
         ({"guidance_scale": 0.5}, "guidance_scale=0.5: of a model that draws from words it is 1, none, or more"),
         ({"compile": True}, "compile: not for models of clips"),
         ({"trajectory": True}, "trajectory: this model"),
@@ -275,6 +278,8 @@ def test_evaluate_measures_clips_their_floor_and_frames_drawn_alone(model, tmp_p
     assert {"class_accuracy", "kid", "kid_floor"} <= result.metrics.keys()
     assert result.metrics["same_class_floor"].mean == 1
     assert "lambda 0.5" in result.samples.how
+    with pytest.raises(HfgenError, match="num_frames=2: clips are measured beside those of the data, of 4 frames"):
+        hfgen.evaluate(model, samples=12, steps=2, num_frames=2)
     written = write_results(result, model.family, tmp_path / "results.json")
     assert {path.name for path in written} == {
         f"results{end}" for end in (".json", "_samples.png", "_real.png", "_neighbours.png")

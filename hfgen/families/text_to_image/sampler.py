@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers import SchedulerMixin
 
 from hfgen.core.errors import HfgenError
 from hfgen.drawing.in_turn import in_turn
@@ -37,16 +38,7 @@ class TextSampler(DiffusionSampler):
             self.how = f"{self.how}, {_told(options)}, guidance {self.guidance_scale:g}"
         self.class_names = None if options.class_names is None else list(options.class_names)
         self.wanted = options.labels
-        self._check_timesteps()
-
-    def _check_timesteps(self) -> None:
-        scheduler = self.pipeline.scheduler
-        scheduler.set_timesteps(self.steps)
-        timesteps = scheduler.timesteps
-        if timesteps.min() < 0 or len(timesteps.unique()) < self.steps:
-            raise HfgenError(
-                f"steps={self.steps}: {type(scheduler).__name__} would take a timestep twice, or one that there is not: use another number"
-            )
+        check_timesteps(self.pipeline.scheduler, self.steps)
 
     def labels(self, count):
         """The class that each image was asked for, where the prompts are captions of classes."""
@@ -73,6 +65,16 @@ class TextSampler(DiffusionSampler):
             output_type="pt",
             callback_on_step_end=callback if told is not None else None,
         ).images
+
+
+def check_timesteps(scheduler: SchedulerMixin, steps: int) -> None:
+    """Raise `HfgenError` for a number of steps that a pipeline's own call takes at times that are none."""
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps
+    if timesteps.min() < 0 or len(timesteps.unique()) < steps:
+        raise HfgenError(
+            f"steps={steps}: {type(scheduler).__name__} would take a timestep twice, or one that there is not: use another number"
+        )
 
 
 def _told(options: TextToImageSampling) -> str:

@@ -88,8 +88,17 @@ class Video(Family):
         return VideoSampler(pipeline, options)
 
     def sampling_on(self, options, data):
+        import torch
+
         from hfgen.families.text_to_image.prompts import prompts_on
 
+        (first,) = data.images.batches([torch.zeros(1, dtype=torch.long)])
+        frames = first.shape[1]
+        if options.num_frames not in (None, frames):
+            raise HfgenError(
+                f"num_frames={options.num_frames}: clips are measured beside those of the data, of {frames} frames as in training: "
+                "leave it out"
+            )
         return prompts_on(options, data)
 
     def card(self, pipeline, name, training, results):
