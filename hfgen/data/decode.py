@@ -113,13 +113,21 @@ def open_image(value: dict | None, name: str) -> PIL.Image.Image:
     except Exception as error:  # Pillow's readers raise many kinds; each means the same to the user
         reason = NO_IMAGE if isinstance(error, PIL.UnidentifiedImageError) else one_line(error, 120)
         raise HfgenError(f"row {name} is unreadable ({reason}): mend or remove this row and start again") from error
+    try:
+        return eight_bits(image)
+    except ValueError as error:
+        raise HfgenError(f"row {name} has {error}: convert the images to 8 bits") from error
+
+
+def eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    """An image of 16 bits a channel as one of 8, another as it is; `ValueError` for 32 bits.
+
+    Pillow's own conversion clips at 255, and forgets that a level may stand for transparency.
+    """
     if image.mode in ("I", "F"):
-        raise HfgenError(f"row {name} has 32-bit pixels of unknown range: convert the images to 8 bits")
-    return _eight_bits(image) if image.mode.startswith("I;16") else image
-
-
-def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Of 16 bits; Pillow's own conversion clips at 255, and forgets that a level may stand for transparency."""
+        raise ValueError("32-bit pixels of unknown range")
+    if not image.mode.startswith("I;16"):
+        return image
     levels = np.asarray(image)
     grey = PIL.Image.fromarray((levels // 257).astype(np.uint8))
     clear = image.info.get("transparency")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -331,11 +332,28 @@ class Family(ABC):
 
 
 def make_options(kind: type, values: Mapping[str, Any], whose: str):
-    """An instance of a family's options; `HfgenError` for one that it has not and for numbers out of range."""
-    known = {item.name for item in fields(kind)}
+    """An instance of a family's options; `HfgenError` for one that it has not and for numbers out of range.
+
+    Of what may be several, such as prompts, one alone need not be in a list.
+    """
+    known = {item.name: str(item.type) for item in fields(kind)}
     unknown = [f"--{name}" for name in values if name not in known]
     if unknown:
         raise HfgenError(f"{', '.join(unknown)}: {whose} has no such choice: leave it out")
-    options = kind(**values)
+    given = {
+        name: value if value is None or not known[name].startswith("tuple") else _several(name, value)
+        for name, value in values.items()
+    }
+    options = kind(**given)
     check_ranges(options)
     return options
+
+
+def _several(name: str, value: Any) -> tuple[Any, ...]:
+    """As a tuple, paths as text; `HfgenError` for an empty one."""
+    value = value.tolist() if hasattr(value, "tolist") else value  # of tensors and arrays
+    alone = isinstance(value, (str, os.PathLike)) or not isinstance(value, Iterable)
+    values = (value,) if alone else tuple(value)
+    if not values:
+        raise HfgenError(f"{name}: there is none in it: name one or more, or leave it out")
+    return tuple(os.fspath(each) if isinstance(each, os.PathLike) else each for each in values)

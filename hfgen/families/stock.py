@@ -43,10 +43,6 @@ class StockSampling:
     guidance_scale: float | None = flag(None, "guidance; none: the pipeline's own", range=GUIDANCE)
     prompt: tuple[str, ...] | None = flag(None, "of a model that draws from words: the words, several in turn")
 
-    def __post_init__(self) -> None:
-        if isinstance(self.prompt, str):
-            object.__setattr__(self, "prompt", (self.prompt,))
-
 
 class Stock(Family):
     """Whatever diffusers loads without code of the repository. Its methods import what they need."""
@@ -84,7 +80,7 @@ class Stock(Family):
     def image_shape(self, pipeline):
         """That of an image which it draws in few steps, for no words in particular."""
         if pipeline not in _SHAPES:
-            _SHAPES[pipeline] = tuple(StockSampler(pipeline, StockSampling(prompt="")).first_image().shape[1:])
+            _SHAPES[pipeline] = tuple(StockSampler(pipeline, StockSampling(prompt=("",))).first_image().shape[1:])
         return _SHAPES[pipeline]
 
     def configs(self, pipeline):
@@ -171,7 +167,7 @@ class StockSampler:
             self.arguments["guidance_scale"] = options.guidance_scale
             self.how += f", guidance {options.guidance_scale:g}"
         if self.wanted is not None:
-            asked = "in turn" if options.class_labels is None else ", ".join(options.class_labels)
+            asked = "in turn" if options.class_labels is None else ", ".join(map(str, options.class_labels))
             self.how += f", classes {asked}"
         if self.prompt and any(self.prompt):
             self.how += f", {', '.join(map(repr, self.prompt))}"

@@ -25,6 +25,7 @@ from hfgen.data.conditions import Conditions, transformed
 from hfgen.families.controlnet.building import build_controlled, with_captions_of
 from hfgen.families.controlnet.measure import f1_within_a_pixel, kept, kept_metrics, psnr
 from hfgen.families.controlnet.module import as_condition
+from hfgen.families.controlnet.sampler import read_controls
 from hfgen.families.controlnet.task import ControlTask
 from hfgen.families.text_to_image.sampler import TextSampler
 from hfgen.library import training_config
@@ -150,6 +151,26 @@ def test_what_cannot_be_drawn(model, pictures, tmp_path):
     )
     assert "text.png is no picture" in refusal(hfgen.sample, model, control=str(tmp_path / "text.png"), **asked)
     assert "pass --prompt TEXT" in refusal(hfgen.sample, model, num_images=1, control=pictures[0], **STEPS)
+
+
+def test_files_to_follow_are_read_as_the_trainers_read_pictures(model, tmp_path):
+    """16 bits are not cut at 255, what is transparent is white, and phones turn pictures by a tag."""
+    levels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 257
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    tag = Image.Exif()
+    tag[0x0112] = 3  # upside down
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "turned.png", exif=tag)
+    files = [tmp_path / f"{name}.png" for name in ("deep", "clear", "turned")]
+    deep, clear, turned = read_controls(tuple(map(str, files)), (1, 8, 8))[:, 0]
+    assert deep.flatten().tolist() == list(range(64))
+    assert (clear == 255).all()
+    assert turned.flatten().tolist() == list(reversed(range(64)))
+    drawn = [hfgen.sample(model, prompt=PROMPT, control=told, seed=0, **STEPS) for told in (files[1], [str(files[1])])]
+    assert torch.equal(drawn[0].images, drawn[1].images)
+    for nothing in ("prompt", "control"):
+        given = {"prompt": PROMPT, "control": files[1], nothing: []}
+        assert f"{nothing}: there is none in it: name one or more" in refusal(hfgen.sample, model, **given, **STEPS)
 
 
 def test_a_folder_of_samples_knows_the_pictures_that_they_follow(folder, pictures, tmp_path, capsys):

@@ -15,6 +15,7 @@ from hfgen.core.errors import HfgenError
 from hfgen.core.history import read_history
 from hfgen.data.batch import Batch
 from hfgen.evaluation import synthetic
+from hfgen.families.base import make_options
 from hfgen.families.gan.flags import GANSampling
 from hfgen.families.gan.networks import GANModule
 from hfgen.families.gan.sampler import GANSampler
@@ -220,6 +221,16 @@ def test_an_image_is_a_function_of_its_generator_and_class_alone():
 def test_bad_calls_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         GANPipeline(networks(classes=2).generator)(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"), [(0, [0, 0]), ("b", [1, 1]), ((1, 0), [1, 0]), (torch.tensor([1]), [1, 1])]
+)
+def test_classes_are_asked_for_by_number_or_name_alone_or_in_turn(asked, wanted):
+    model = GANPipeline(networks(classes=2).generator, ["a", "b"])
+    sampler = GANSampler(model, make_options(GANSampling, {"class_labels": asked}, whose="this model"))
+    assert sampler.labels(2).tolist() == wanted
+    assert sampler.how.startswith("one step, classes ")
 
 
 def test_what_a_gan_cannot_do_is_one_line(run):

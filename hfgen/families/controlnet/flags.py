@@ -47,8 +47,3 @@ class ControlSampling(TextToImageSampling):
         1.0, "of a model that follows pictures: how strongly it does; 0: not at all", range=NOT_NEGATIVE
     )
     conditions: Any = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.control, str):
-            object.__setattr__(self, "control", (self.control,))

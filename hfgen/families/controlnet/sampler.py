@@ -8,15 +8,20 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import torch
 
 from hfgen.core.errors import HfgenError, one_line
 from hfgen.core.resume import tensors_digest
 from hfgen.data.conditions import Conditions
+from hfgen.data.decode import converted, eight_bits
 from hfgen.families.controlnet.flags import ControlSampling
 from hfgen.families.controlnet.module import as_condition
 from hfgen.families.text_to_image.loading import image_shape
 from hfgen.families.text_to_image.sampler import TextSampler
+
+# the trainers' background of what is transparent, unless they are told another
+WHITE = (255, 255, 255)
 
 
 class ControlSampler(TextSampler):
@@ -66,7 +71,7 @@ def read_controls(paths: tuple[str, ...], shape: tuple[int, int, int]) -> torch.
     for path in map(Path, paths):
         try:
             with PIL.Image.open(path) as image:
-                picture = image.convert("RGB")
+                picture = converted(eight_bits(PIL.ImageOps.exif_transpose(image)), 3, WHITE, str(path))
         except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
             raise HfgenError(
                 f"--control {path} is no picture that can be read ({one_line(error, 200)}): pass a PNG"

@@ -32,7 +32,11 @@ class GANSampler:
             raise HfgenError(str(error)) from error
         self.how = "one step"
         if self.class_names is not None:
-            self.how += f", classes {', '.join(options.class_labels)}" if options.class_labels else ", classes in turn"
+            self.how += (
+                f", classes {', '.join(map(str, options.class_labels))}"
+                if options.class_labels
+                else ", classes in turn"
+            )
 
     def labels(self, count: int) -> torch.Tensor | None:
         """The class that each image is asked for; None where there are no classes."""

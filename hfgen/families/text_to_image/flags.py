@@ -62,7 +62,3 @@ class TextToImageSampling(DiffusionSampling):
     guidance_scale: float | None = flag(None, "guidance; none: the pipeline's own", range=GUIDANCE)
     labels: tuple[int, ...] | None = field(default=None, repr=False)
     class_names: tuple[str, ...] | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.prompt, str):
-            object.__setattr__(self, "prompt", (self.prompt,))

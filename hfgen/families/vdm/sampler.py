@@ -41,7 +41,9 @@ class VDMSampler:
         self.wanted = self._wanted(options)
         self.how = f"ancestral, {self.steps} steps"
         if self.class_names is not None:
-            asked = f"classes {', '.join(options.class_labels)}" if options.class_labels else "classes in turn"
+            asked = (
+                f"classes {', '.join(map(str, options.class_labels))}" if options.class_labels else "classes in turn"
+            )
             self.how += f", {asked}, guidance {self.guidance_scale:g}"
 
     def _wanted(self, options: VDMSampling) -> list[int] | None:
