@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import pad
 
 from hfgen.core.errors import HfgenError
+from hfgen.core.statistics import standard_error
 from hfgen.data.loading import ImagesInMemory, Rows
 from hfgen.drawing.sampler import Sampler
 from hfgen.evaluation.features import Extractor, Features
@@ -41,9 +42,8 @@ def measured_clips(
     alone = getattr(sampler, "alone", None)
     if alone is not None:
         parts[ALONE] = draw(alone())
-    names = sampler.class_names
-    of_digits = names is not None and len(names) == len(network.class_names)
-    metrics = clip_metrics(parts, network, sampler.labels(len(clips)) if of_digits else None)
+    labels, numbers = sampler.labels(len(clips)), network.numbers_of(sampler.class_names)
+    metrics = clip_metrics(parts, network, None if labels is None or numbers is None else numbers[labels])
     return metrics if alone is None else metrics | independent_frechet(parts[ALONE], reference, network)
 
 
@@ -77,7 +77,7 @@ def clip_metrics(
 
 
 def _metric(name: str, values: torch.Tensor) -> Metric:
-    return Metric(name=name, mean=values.mean().item(), standard_error=values.std().item() / len(values) ** 0.5)
+    return Metric(name=name, mean=values.mean().item(), standard_error=standard_error(values))
 
 
 def independent_frechet(clips: torch.Tensor, reference: Features, network: Extractor) -> dict[str, Metric]:

@@ -50,6 +50,12 @@ class Extractor(ABC):
     class_names: list[str]
     is_fid = False
 
+    def numbers_of(self, names: Sequence[str] | None) -> torch.Tensor | None:
+        """Its own numbers of a model's classes, int64 (len(names),), by their names; None where they are others, or none."""
+        if not names or set(names) != set(self.class_names):
+            return None
+        return torch.tensor([self.class_names.index(name) for name in names])
+
     @property
     @abstractmethod
     def device(self) -> torch.device:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from hfgen.core.statistics import standard_error
 from hfgen.results import Metric
 
 VALUES_AT_ONCE = 1 << 23
@@ -59,7 +60,7 @@ def distance_metrics(samples: Nearest, real: Nearest) -> dict[str, Metric]:
     name = "distance in pixels (0..255) to the nearest training image"
     metrics = {}
     for key, nearest, words in (("", samples, ""), ("_floor", real, ", floor: held-out images")):
-        error = (nearest.distances.std() / len(nearest.distances) ** 0.5).item()
+        error = standard_error(nearest.distances)
         mean = nearest.distances.mean().item()
         metrics[f"nearest_training{key}"] = Metric(name=f"{name}{words}", mean=mean, standard_error=error)
     return metrics

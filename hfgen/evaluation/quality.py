@@ -10,6 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from hfgen.core.errors import HfgenError
 from hfgen.core.random import Stream, seeded
+from hfgen.core.statistics import standard_error
 from hfgen.evaluation.features import Features
 
 NEIGHBOURS = 3
@@ -75,7 +76,7 @@ def kernel_distance(a: Features, b: Features) -> KernelDistance:
     count = few // max(2, min(LARGEST_SUBSET, few // LEAST_SUBSETS))
     pairs = zip(_subsets(a, count, 0), _subsets(b, count, 1), strict=True)
     found = torch.stack([squared_mmd(x, y) for x, y in pairs])
-    return KernelDistance(found.mean().item(), (found.std() / count**0.5).item() if count > 1 else float("nan"))
+    return KernelDistance(found.mean().item(), standard_error(found))
 
 
 def squared_mmd(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from hfgen.core.media import CLIPS
 from hfgen.core.processes import on_first, tell
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import Resumable
+from hfgen.core.statistics import standard_error
 from hfgen.data.choice import ImageChoice, choose_images
 from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.data.loading import ImagesInMemory, Rows
@@ -245,18 +245,18 @@ def _accuracy(generated: Features, draws: Draws, network: Extractor) -> dict[str
     Empty where the model has no classes, or others than the classifier.
     """
     names, labels = draws.sampler.class_names, draws.sampler.labels(draws.count)
-    probabilities = generated.probabilities
-    if labels is None or names is None or probabilities is None or len(names) != len(network.class_names):
+    probabilities, numbers = generated.probabilities, network.numbers_of(names)
+    if labels is None or names is None or probabilities is None or numbers is None:
         return {}
     if len(probabilities) != len(labels):  # of clips, whose frames have a measure of their own
         return {}
-    right = (probabilities.argmax(1) == labels).double()
+    right = (probabilities.argmax(1) == numbers[labels]).double()
     shares = {"": right, **{name: right[labels == i] for i, name in enumerate(names)}}
     return {
         f"class_accuracy{'_' * bool(name)}{name.replace(' ', '_')}": Metric(
             name=f"share that the classifier takes for the class asked for{f', class {name}' if name else ''}",
             mean=values.mean().item(),
-            standard_error=values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan,
+            standard_error=standard_error(values),
         )
         for name, values in shares.items()
         if len(values)

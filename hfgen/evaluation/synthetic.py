@@ -12,6 +12,7 @@ from hfgen.configs.evaluation import FeatureTrainingConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.processes import shared
 from hfgen.core.random import Stream, seeded
+from hfgen.core.statistics import standard_error
 from hfgen.data.choice import ImageChoice
 from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.data.loading import ImagesInMemory, Rows
@@ -128,4 +129,4 @@ def accuracy(network: Extractor, real: RealClasses, name: str) -> Metric:
     probabilities = network(real.reference.images).probabilities
     assert probabilities is not None
     right = (probabilities.argmax(1) == real.labels).double()
-    return Metric(name=name, mean=right.mean().item(), standard_error=(right.std() / len(right) ** 0.5).item())
+    return Metric(name=name, mean=right.mean().item(), standard_error=standard_error(right))

@@ -17,6 +17,7 @@ from hfgen.core.media import to_model_range
 from hfgen.core.processes import is_first, shared
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import SAVE_SECONDS, Resumable
+from hfgen.core.statistics import standard_error
 from hfgen.likelihood.images import Images, check_not_empty
 
 SAMPLES_AT_ONCE = 500
@@ -99,8 +100,7 @@ class VAEBounds:
 
     def standard_error(self, name: str) -> float:
         """Of the mean, over images; nan for a single image."""
-        column = self.values[:, self.names.index(name)]
-        return (column.std() / math.sqrt(len(column))).item()
+        return standard_error(self.values[:, self.names.index(name)])
 
     @property
     def active_units(self) -> tuple[int, ...]:

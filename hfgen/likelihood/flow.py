@@ -16,6 +16,7 @@ from hfgen.core.media import to_model_range
 from hfgen.core.processes import is_first, shared
 from hfgen.core.random import Stream, seeded
 from hfgen.core.resume import SAVE_SECONDS, Resumable
+from hfgen.core.statistics import standard_error
 from hfgen.likelihood.images import Images, check_not_empty
 
 IMAGES_AT_ONCE = 250
@@ -44,8 +45,7 @@ class DequantizationBounds:
 
     def standard_error(self, name: str) -> float:
         """Of the mean, over images; nan for a single image."""
-        column = self.values[:, self.names.index(name)]
-        return (column.std() / math.sqrt(len(column))).item()
+        return standard_error(self.values[:, self.names.index(name)])
 
 
 @torch.no_grad()

@@ -212,6 +212,16 @@ def test_a_network_without_its_classifier_is_refused(tmp_path):
     refused(tmp_path, "no weights of classifier.bias, classifier.weight")
 
 
+def test_classes_of_a_model_are_known_by_their_names():
+    """A model may number them in another order; ten kinds of clothes are no digits."""
+    network = load_feature_network()
+    backwards = [str(i) for i in reversed(range(10))]
+    assert network.numbers_of(backwards).tolist() == list(reversed(range(10)))
+    assert network.numbers_of([f"kind {i}" for i in range(10)]) is None
+    assert network.numbers_of(backwards[1:]) is None
+    assert network.numbers_of(None) is None
+
+
 def test_the_shipped_classifier_is_small_and_safe():
     files = {path.name: path.stat().st_size for path in DIGITS_CLASSIFIER.iterdir()}
     assert sum(files.values()) <= 500_000

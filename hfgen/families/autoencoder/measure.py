@@ -16,6 +16,7 @@ from hfgen.core.errors import HfgenError
 from hfgen.core.media import to_model_range, to_uint8
 from hfgen.core.processes import is_first, shared
 from hfgen.core.random import Stream, seeded
+from hfgen.core.statistics import standard_error
 from hfgen.data.evaluation_images import EvaluationImages
 from hfgen.data.latents import decoded, factor, latent_shape, moments, scaled
 from hfgen.families.autoencoder.likelihood import NAME, QUANTITY, PixelLikelihood, likelihood_of
@@ -145,5 +146,4 @@ def _bound_metrics(terms: dict[str, torch.Tensor], dimensions: int) -> dict[str,
 
 
 def _metric(name: str, values: torch.Tensor, unit: str, role: str | None = None) -> Metric:
-    error = (values.std() / len(values) ** 0.5).item() if len(values) > 1 else None
-    return Metric(name=name, mean=values.mean().item(), standard_error=error, unit=unit, role=role)
+    return Metric(name=name, mean=values.mean().item(), standard_error=standard_error(values), unit=unit, role=role)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from hfgen.core.statistics import standard_error
 from hfgen.data.conditions import FULL, HALF, transformed
 from hfgen.results import Metric
 
@@ -61,7 +62,7 @@ def kept_metrics(values: torch.Tensor, uncontrolled: torch.Tensor, transform: st
         f"control_{kind}{key}": Metric(
             name=f"{name}{words}",
             mean=part.mean().item(),
-            standard_error=part.std().item() / len(part) ** 0.5,
+            standard_error=standard_error(part),
             unit=unit,
         )
         for key, words, part in (("", "", values), ("_uncontrolled", ", without control", uncontrolled))
