@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(commands)
     for command_parser in commands.choices.values():
         command_parser.add_argument("--debug", action="store_true", default=SUPPRESS, help=DEBUG)
+        command_parser.set_defaults(command_parser=command_parser)
     parser.set_defaults(shares=False)
     args = parser.parse_args(argv)
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             elif is_first_of_launch():
                 args.run(args)
         except OutOfRange as error:
-            parser.error(f"argument --{error.name}: {error}")
+            args.command_parser.error(f"argument --{error.name}: {error}")
 
     return exit_status(run, program="hfgen", debug=args.debug)
 
