@@ -19,7 +19,8 @@ class Muon(torch.optim.AdamW):
     """AdamW, but for kernels: these step along the orthogonal matrix nearest to their Nesterov momentum.
 
     A kernel is a parameter of two dimensions or more, whose first and all others multiplied are 16 at least: weights of linear layers
-    and convolutions, but not those that take or give images, nor tables of classes, norms and biases.
+    and convolutions, and tables of so many rows. What is thinner is none, as layers that take or give grey images mostly are, nor are
+    small tables of classes, norms and biases.
 
     Args:
         parameters: in any order; the state names them by their number, others first, kernels then.

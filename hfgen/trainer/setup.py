@@ -27,9 +27,11 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     optimization, logger = config.optimization, config.run.logger
     if logger != "none" and importlib.util.find_spec(logger) is None:
         raise HfgenError(f"logger={logger!r} is not installed: pip install {logger}, or pass --logger none")
-    if optimization.mixed_precision == "fp16" and not torch.cuda.is_available():
+    # without the flag it is what accelerate launch was told, or is configured for
+    precision = optimization.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower()
+    if precision == "fp16" and not torch.cuda.is_available():
         raise HfgenError("mixed_precision='fp16' needs a GPU: pass bf16 or no")
-    if optimization.mixed_precision == "fp16" and optimization.optimizer == "muon":
+    if precision == "fp16" and optimization.optimizer == "muon":
         raise HfgenError(
             "optimizer='muon' with mixed_precision='fp16', whose scaled gradients it cannot skip: use bf16"
         )

@@ -94,6 +94,12 @@ def test_what_it_cannot_train_is_told(monkeypatch):
     words = ["--dataset_name=digits", "--optimizer=muon", "--mixed_precision=fp16"]
     with pytest.raises(HfgenError, match=r"optimizer='muon' with mixed_precision='fp16'.*use bf16"):
         make_accelerator(parse_training_config("ddpm", words))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")  # as `accelerate launch --mixed_precision fp16` leaves it
+    with pytest.raises(HfgenError, match=r"optimizer='muon' with mixed_precision='fp16'"):
+        make_accelerator(parse_training_config("ddpm", words[:2]))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(HfgenError, match="mixed_precision='fp16' needs a GPU"):
+        make_accelerator(parse_training_config("ddpm", words[:1]))
     config = parse_training_config("ddpm", words[:2])
     task = SimpleNamespace(optimizers=("weights",), parameters=lambda module, name: module.parameters())
     accelerator = SimpleNamespace(is_fsdp2=True, device=torch.device("cpu"))
