@@ -18,6 +18,10 @@ BATCH = 500
 BICUBIC = 3  # Pillow's number, as preprocessors have it
 
 
+class NotFinite(HfgenError):
+    """Features that are nan or inf."""
+
+
 @dataclass(frozen=True)
 class Features:
     """Of N images: `features`, float32 (N, F), and `probabilities` of classes, float32 (N, classes), None of a network without."""
@@ -92,7 +96,7 @@ class Extractor(ABC):
         logits = [part for _, part in parts if part is not None]
         probabilities = torch.cat(logits).softmax(1) if logits else None
         if not all(tensor.isfinite().all() for tensor in (features, probabilities) if tensor is not None):
-            raise HfgenError(f"--features {self.name} gives features that are nan or inf: its weights are damaged")
+            raise NotFinite(f"--features {self.name} gives features that are nan or inf: its weights are damaged")
         return Features(features, probabilities)
 
 

@@ -23,7 +23,7 @@ from hfgen.core.processes import is_first
 from hfgen.core.random import Stream, epoch_order, seeded
 from hfgen.data.loading import Rows
 from hfgen.data.training_set import load_training_set
-from hfgen.evaluation.features import FeatureNetwork
+from hfgen.evaluation.features import FeatureNetwork, NotFinite
 from hfgen.evaluation.networks import PREPROCESSOR_FILE
 
 SMALL, LARGEST = 32, 128
@@ -82,8 +82,13 @@ def train_features(config: FeatureTrainingConfig, data: DataConfig) -> TrainedFe
     )
     fit(network, images.train, images.train_labels, config, flip=data.random_flip)
     preprocessor = preprocessing(images.channels, images.resolution)
+    try:
+        predicted = network(images.validation).probabilities.argmax(1)
+    except NotFinite as error:
+        raise HfgenError(
+            f"learning_rate={config.learning_rate:g}: what the network makes of images is nan or inf in the end: lower it"
+        ) from error
     _save(network, preprocessor, folder)
-    predicted = network(images.validation).probabilities.argmax(1)
     counts = torch.bincount(images.labels, minlength=len(images.class_names))
     return TrainedFeatures(
         folder=folder,
@@ -121,7 +126,7 @@ def deformed(images: torch.Tensor, generator: torch.Generator, *, flip: bool) ->
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
     if not folder.exists():
-        return
+        return make_folder("--output_dir", folder, folder.parent)
     if not folder.is_dir():
         raise HfgenError(f"--output_dir {folder} is a file: name a folder")
     there = {path.name for path in folder.iterdir()}

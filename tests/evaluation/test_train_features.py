@@ -96,6 +96,18 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+def test_a_classifier_that_learned_nothing_is_not_kept(tmp_path, capsys):
+    out = tmp_path / "features"
+    words = ["train-features", "--dataset_name", "digits", "--output_dir", str(out), "--steps", "3"]
+    assert main([*words, "--learning_rate", "1e9"]) == 1
+    assert "learning_rate=1e+09: what the network makes of images is nan or inf" in capsys.readouterr().err
+    assert not out.exists()
+    file = tmp_path / "file"
+    file.write_text("x")
+    assert main([*words[:4], str(file / "features")]) == 1  # before the training, which takes a minute
+    assert "no folder" in capsys.readouterr().err
+
+
 def test_pictures_are_deformed_a_little_and_mirrored_if_asked():
     """A bright square left of the middle stays there; of mirrored ones half are on the right."""
     images = torch.zeros(200, 1, 32, 32, dtype=torch.uint8)
