@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
@@ -85,7 +86,7 @@ def html_page(
     """The table, the sample grids, the terms over t of entries and what the rows mean; pictures lie in the page."""
     first = entries[0].result
     title = f"{', '.join(entry.name for entry in entries)} on {first.dataset}"
-    where = f"{first.images:,} images of {first.dataset} (split {first.split}), seed {first.seed}"
+    where = f"{_counts(entries)} of {first.dataset} (split {first.split}), seed {first.seed}"
     made_with = f"{first.run_metadata['device']}, hfgen {first.run_metadata['hfgen']}"
     drawn = [entry for entry in entries if entry.result.samples is not None and "samples" in entry.pictures]
     features = next((f"the {entry.result.samples.features}" for entry in drawn), "a classifier")
@@ -107,6 +108,15 @@ def html_page(
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
+
+
+def _counts(entries: list[Entry]) -> str:
+    """How many images the bounds are means over, and how many the samples are held against."""
+    bounds = next((entry.result.images for entry in entries if entry.result.likelihood is not None), None)
+    held = next((entry.result.samples.reference for entry in entries if entry.result.samples is not None), None)
+    if bounds is None or held is None or bounds == held:
+        return f"{entries[0].result.images:,} images"
+    return f"Bounds over {bounds:,} images, samples against {held:,},"
 
 
 def _sample_figures(drawn: list[Entry]) -> list[str]:
@@ -141,14 +151,15 @@ def command(config: ComparisonConfig) -> str:
     """How to make the page again, without the dataset; of folders given by their whole path the last part."""
     models = (Path(model).name if Path(model).is_absolute() else model for model in config.models)
     evaluation = config.evaluation
-    told = {k: v for k, v in changed(evaluation).items() if k not in UNTOLD} | dict(evaluation.options)
-    return " ".join(["hfgen compare", *models, *(_words(name, value) for name, value in told.items())])
+    own = {k: v for k, v in changed(config).items() if k not in ("models", "evaluation")}
+    told = {k: v for k, v in changed(evaluation).items() if k not in UNTOLD} | dict(evaluation.options) | own
+    return shlex.join(["hfgen", "compare", *models, *(word for pair in told.items() for word in _words(*pair))])
 
 
-def _words(name: str, value: object) -> str:
+def _words(name: str, value: object) -> list[str]:
     if value is True:
-        return f"--{name}"
-    return f"--{name} {' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
+        return [f"--{name}"]
+    return [f"--{name}", *map(str, value if isinstance(value, (list, tuple)) else [value])]
 
 
 def _definitions(meanings: Mapping[str, str]) -> str:

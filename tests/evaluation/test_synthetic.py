@@ -1,5 +1,6 @@
 """A classifier of samples alone, of samplers whose samples are known; and what a comparison tells of it."""
 
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from hfgen.core.errors import HfgenError
 from hfgen.core.resume import Resumable
 from hfgen.data.choice import choose_images
 from hfgen.evaluation import synthetic as module
-from hfgen.evaluation.comparison_page import html_page
+from hfgen.evaluation.comparison_page import command, html_page
 from hfgen.evaluation.comparison_rows import PROPERTIES, Entry, comparison_rows, explanations
 from hfgen.evaluation.samples import Draws
 from hfgen.evaluation.timing import evaluations_of
@@ -171,3 +172,17 @@ def test_every_row_is_explained_in_one_sentence():
     for each in PROPERTIES:
         assert each.meaning.endswith(".")
         assert each.meaning.count(". ") == 0
+
+
+def test_the_page_tells_the_command_that_makes_it_again():
+    options = {"prompt": ("a three", "a big seven"), "steps": 3}
+    config = ComparisonConfig(
+        models=("a", "/home/me/my models/b"),
+        evaluation=EvaluationConfig(samples=9, label_column="my label", options=options),
+        repeat=1,
+    )
+    told = command(config)
+    args = shlex.split(told)
+    assert args[:4] == ["hfgen", "compare", "a", "b"]
+    assert {"--repeat", "my label", "a three", "a big seven"} <= set(args)
+    assert "/home/me" not in told
