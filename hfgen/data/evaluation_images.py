@@ -35,7 +35,8 @@ class EvaluationImages:
         labels: int64 (N,), or None where the dataset has no classes.
         class_names: of labels 0, 1, ...
         fingerprint: of the dataset, as `datasets` computes it; "" for a part of a training's.
-        digest: of the images as they are: of all their pixels, or where they are streamed the fingerprint.
+        digest: of the images as they are, of all their pixels or where they are streamed the fingerprint, of their classes and of
+            what belongs to them.
         companions: what belongs to them beside their classes.
     """
 
@@ -120,15 +121,27 @@ class Selection:
         images = read(pictures, self.column)
         for line in changes:
             tell(line)
-        in_memory = isinstance(images, ImagesInMemory)
+        companions = self.rules.load(dataset, labels, self.class_names, images, read)
         return EvaluationImages(
             images=images,
             labels=labels,
             class_names=list(self.class_names),
             fingerprint=dataset._fingerprint,
-            digest=tensors_digest({"images": images.images}) if in_memory else dataset._fingerprint,
-            companions=self.rules.load(dataset, labels, self.class_names, images, read),
+            digest=self._digest(images, labels, companions, dataset._fingerprint),
+            companions=companions,
         )
+
+    def _digest(self, images: Rows, labels: torch.Tensor | None, companions: Companions, fingerprint: str) -> str:
+        in_memory = isinstance(images, ImagesInMemory)
+        conditions = companions.conditions
+        tensors = {
+            "images": images.images if in_memory else None,
+            "labels": labels,
+            "conditions": None if conditions is None else conditions.images,
+        }
+        known = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        words = ("" if in_memory else fingerprint, *self.class_names, *(companions.captions or ()))
+        return tensors_digest(known, *words)
 
     def _changes(self, pictures: Dataset, shape: tuple[int, ...]) -> list[str]:
         """What is done to the images, in sentences; `HfgenError` where that was not asked for."""

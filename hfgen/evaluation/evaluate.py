@@ -80,8 +80,10 @@ class Measurement:
             "samples": None if self.quality is None else self.quality[2].digests,
             "synthetic": None if self.synthetic is None else self.synthetic[1].digests,
         }
+        features = None if self.quality is None else self.quality[1].digest()
         asked = {name: getattr(config, name) for name in names}
-        return json.loads(json.dumps(asked | {"images_digests": images} | self.model.identity()))
+        found = {"images_digests": images, "features_digest": features}
+        return json.loads(json.dumps(asked | found | self.model.identity()))
 
     def measure(self, out: Path | None) -> EvaluationResult:
         """The results; parts that are done are kept beside `out`."""

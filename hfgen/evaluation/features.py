@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from hfgen.core.errors import HfgenError
 from hfgen.core.processes import is_first, shared
+from hfgen.core.resume import tensors_digest
 
 BATCH = 500
 BICUBIC = 3  # Pillow's number, as preprocessors have it
@@ -53,6 +54,10 @@ class Extractor(ABC):
     num_features: int
     class_names: list[str]
     is_fid = False
+
+    def digest(self) -> str:
+        """Of its weights and of what images go through before them; "" of a network that its name tells."""
+        return ""
 
     def numbers_of(self, names: Sequence[str] | None) -> torch.Tensor | None:
         """Its own numbers of a model's classes, int64 (len(names),), by their names; None where they are others, or none."""
@@ -123,6 +128,11 @@ class Preprocessed(Extractor):
     def device(self) -> torch.device:
         """Where the network lies."""
         return self.model.device
+
+    def digest(self) -> str:
+        """As `Extractor.digest`."""
+        tensors = {**self.model.state_dict(), "mean of pixels": self.mean, "deviation of pixels": self.std}
+        return tensors_digest(tensors, self.name, self.mode, *map(str, self.size), *self.class_names)
 
     def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels 0..255, (B, C, H, W), as the network takes them: the whole image, brought to its size. Errors as `coloured`."""

@@ -24,6 +24,7 @@ from hfgen.cli.main import main
 from hfgen.configs.evaluation import EvaluationConfig
 from hfgen.core.errors import HfgenError
 from hfgen.core.resume import Resumable
+from hfgen.data.choice import choose_images
 from hfgen.data.digits import embedded_digits
 from hfgen.data.loading import ImagesInMemory
 from hfgen.evaluation.evaluate import evaluate_model
@@ -867,3 +868,15 @@ def test_samples_of_classes_have_their_names_beside_them(tmp_path, evaluate, sam
     assert grid.shape[0] == 2 * (56 + 2 * 2)
     assert grid.shape[1] > 6 * 58 + 10
     assert (grid[0, 0], grid[:, : grid.shape[1] - 6 * 58 - 4].min()) == (255, 0)
+
+
+def test_images_are_known_by_their_classes_too(tmp_path):
+    """What was drawn for captions or classes of before is not taken for work of the same images."""
+    pixels = np.arange(8 * 64, dtype=np.uint8).reshape(8, 8, 8)
+    rows = {"image": [Image.fromarray(each) for each in pixels], "a": ["x", "y"] * 4, "b": ["y", "x"] * 4}
+    DatasetDict(train=Dataset.from_dict(rows).cast_column("image", ImageFeature())).save_to_disk(tmp_path / "rows")
+    digests = []
+    for name in ("a", "b", "a"):
+        config = EvaluationConfig(dataset_name=str(tmp_path / "rows"), split="train", label_column=name)
+        digests.append(choose_images(config, {}).held_out.load((1, 8, 8), torch.device("cpu")).digest)
+    assert digests[0] == digests[2] != digests[1]

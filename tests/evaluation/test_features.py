@@ -212,6 +212,18 @@ def test_a_network_without_its_classifier_is_refused(tmp_path):
     refused(tmp_path, "no weights of classifier.bias, classifier.weight")
 
 
+def test_a_network_is_known_by_its_weights_and_its_preprocessor(tmp_path):
+    """Of one name others may lie in a folder when work that was broken off goes on."""
+    first = load_feature_network(saved(vit(), tmp_path, size={"height": 16, "width": 16}))
+    same = load_feature_network(str(tmp_path))
+    assert first.digest() == same.digest()
+    with torch.no_grad():
+        next(same.model.parameters()).add_(1)
+    assert first.digest() != same.digest()
+    larger = load_feature_network(saved(first.model, tmp_path / "larger", size={"height": 24, "width": 24}))
+    assert first.digest() != larger.digest()
+
+
 def test_classes_of_a_model_are_known_by_their_names():
     """A model may number them in another order; ten kinds of clothes are no digits."""
     network = load_feature_network()
