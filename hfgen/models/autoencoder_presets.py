@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 
 from hfgen.core.errors import HfgenError, one_line
 from hfgen.core.memory import check_fits
-from hfgen.models.configs import MadeFor, load_model_config
+from hfgen.models.configs import MadeFor, check_halvings, load_model_config
 
 BYTES_OF_A_LAYER = 20_000
 
@@ -94,13 +94,7 @@ def build_autoencoder(config: Mapping[str, Any], resolution: int, channels: int)
 
 def check_side(autoencoder: AutoencoderKL, resolution: int) -> None:
     """Raise `HfgenError` for images whose side it cannot halve as often as it does."""
-    halvings = len(autoencoder.config.block_out_channels) - 1
-    if resolution % 2**halvings:
-        above = -(-resolution // 2**halvings) * 2**halvings
-        raise HfgenError(
-            f"resolution={resolution} cannot be halved {halvings} times, as this autoencoder does: use a multiple of "
-            f"{2**halvings} such as --resolution {above}"
-        )
+    check_halvings(resolution, len(autoencoder.config.block_out_channels) - 1, "this autoencoder")
 
 
 def _check_fits(values: Mapping[str, Any]) -> None:

@@ -36,6 +36,16 @@ class MadeFor:
         return (channels, side) == (self.channels, self.side)
 
 
+def check_halvings(resolution: int, halvings: int, what: str) -> None:
+    """Raise `HfgenError` for images whose side cannot be halved as often as `what` does."""
+    multiple = 2**halvings
+    if resolution % multiple:
+        raise HfgenError(
+            f"resolution={resolution} cannot be halved {halvings} times, as {what} does: use a multiple of {multiple} such as "
+            f"--resolution {-(-resolution // multiple) * multiple}, or a config that halves it less"
+        )
+
+
 def choose_preset(presets: Mapping[str, MadeFor], channels: int, side: int) -> str:
     """The name of the default for square images: of as many channels, and of the nearest side whose network can halve theirs."""
     of_colour = {name: made for name, made in presets.items() if made.default and made.channels == channels}

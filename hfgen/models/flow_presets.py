@@ -9,10 +9,11 @@ import torch
 
 from hfgen.core.errors import HfgenError, one_line
 from hfgen.core.memory import check_fits
-from hfgen.models.configs import MadeFor, image_channels, load_model_config, square_size
+from hfgen.models.configs import MadeFor, check_halvings, image_channels, load_model_config, square_size
 from hfgen.models.modeling_hfgen_flow import FlowModel
 
 BYTES = 4
+MOST_SCALES = 16
 FLOW_PRESETS: dict[str, dict[str, Any]] = {
     "digits": {"scales": 1, "channels": 32, "layers": 1, "top_features": 64, "top_groups": 4},
     "mnist": {},
@@ -42,13 +43,16 @@ def load_flow_config(name_or_path: str) -> dict[str, Any]:
 def build_flow(config: Mapping[str, Any], resolution: int, channels: int) -> FlowModel:
     """A `FlowModel` for images of (channels, resolution, resolution).
 
-    Raises `HfgenError` when the config does not build, and when there is no memory for it.
+    Raises `HfgenError` when the side cannot be halved so often, when the config does not build, and when there is no memory for it.
     """
     values = {k: v for k, v in config.items() if not k.startswith("_")}
     values |= {"sample_size": resolution, "in_channels": channels}
     unknown = set(values) - set(FlowModel._get_init_keys(FlowModel))
     if unknown:
         raise HfgenError(f"model config has {', '.join(sorted(unknown))}: FlowModel takes no such argument; remove it")
+    scales, halvings = values.get("scales", 2), values.get("halvings", 1)
+    if halvings in (1, 2) and scales in range(MOST_SCALES):  # of others the constructor tells
+        check_halvings(resolution, scales * halvings, "this flow")
     try:
         check_flow_fits(values)
         return FlowModel(**values)

@@ -9,7 +9,7 @@ import torch
 
 from hfgen.core.errors import HfgenError, one_line
 from hfgen.core.memory import check_fits
-from hfgen.models.configs import MadeFor, image_channels, load_model_config, square_size
+from hfgen.models.configs import MadeFor, check_halvings, image_channels, load_model_config, square_size
 from hfgen.models.modeling_hfgen_gan import GANDiscriminator, GANGenerator
 
 BYTES = 4
@@ -49,7 +49,7 @@ def load_gan_config(name_or_path: str) -> dict[str, Any]:
 def build_gan(config: Mapping[str, Any], resolution: int, channels: int, num_classes: int | None = None) -> GANNetworks:
     """The networks for images of (channels, resolution, resolution).
 
-    Raises `HfgenError` when the config does not build, and when there is no memory for it.
+    Raises `HfgenError` when the side cannot be halved so often, when the config does not build, and when there is no memory for it.
     """
     own = {k: v for k, v in config.items() if not k.startswith("_")}
     other = own.pop(DISCRIMINATOR, {})
@@ -57,6 +57,10 @@ def build_gan(config: Mapping[str, Any], resolution: int, channels: int, num_cla
         raise HfgenError(
             f"model config: {DISCRIMINATOR}={one_line(repr(other), 60)} is no object of GANDiscriminator's arguments"
         )
+    for widths, what in ((own, "this generator"), (other, "this discriminator")):
+        numbers = widths.get("block_out_channels")
+        if isinstance(numbers, (list, tuple)) and numbers:
+            check_halvings(resolution, len(numbers) - 1, what)
     shape = {"sample_size": resolution, "in_channels": channels, "num_classes": num_classes}
     return GANNetworks(_build(GANGenerator, {**own, **shape}), _build(GANDiscriminator, {**other, **shape}))
 

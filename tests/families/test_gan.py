@@ -250,3 +250,7 @@ def test_what_a_gan_cannot_do_is_one_line(run):
     ):
         with pytest.raises(HfgenError, match=words):
             build_gan({**CONFIG, **changes}, 8, 1)
+    with pytest.raises(
+        HfgenError, match=r"resolution=7 cannot be halved 1 times, as this generator does.*--resolution 8"
+    ):
+        build_gan(CONFIG, 7, 1)

@@ -175,8 +175,8 @@ def test_bounds_do_not_depend_on_the_batch():
     ("changes", "words"),
     [
         ({"coupling": "cubic"}, "coupling='cubic': choose one of spline, affine"),
-        ({"scales": 4}, "sample_size=4 cannot be halved 4 times"),
-        ({"scales": 2, "halvings": 2}, r"sample_size=4 cannot be halved 4 times \(scales=2 times halvings=2\)"),
+        ({"scales": 4}, "resolution=4 cannot be halved 4 times, as this flow does: .*or a config that halves it less"),
+        ({"scales": 2, "halvings": 2}, "resolution=4 cannot be halved 4 times"),
         ({"halvings": 3}, "halvings=3: a whole number from 1 to 2"),
         ({"halvings": 2, "coupling": "affine"}, "halvings=2: affine couplings are of four images, use 1"),
         ({"channels": 0}, "channels=0: a whole number from 1"),
@@ -190,3 +190,8 @@ def test_bounds_do_not_depend_on_the_batch():
 def test_what_cannot_be_built_is_one_line(changes, words):
     with pytest.raises(HfgenError, match=words):
         build_flow({**SMALL, **changes}, 4, 1)
+
+
+def test_a_side_that_no_scale_can_halve_is_told_with_one_that_can_be():
+    with pytest.raises(HfgenError, match=r"resolution=7 cannot be halved 2 times, as this flow does.*--resolution 8"):
+        build_flow({**SMALL, "scales": 2}, 7, 1)
