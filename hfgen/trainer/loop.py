@@ -74,7 +74,7 @@ class Trainer:
     quality: Callable[[Any], Mapping[str, float]] | None = None
     step: int = field(default=0, init=False)
     seconds_before: float = field(default=0.0, init=False)
-    cpu_seconds_before: float = field(default=0.0, init=False)
+    cpu_seconds_before: float | None = field(default=0.0, init=False)
     ended_at: list[int] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -183,8 +183,10 @@ class Trainer:
         return self.seconds_before + time.perf_counter() - self.started
 
     @property
-    def cpu_seconds(self) -> float:
-        """What the processors spent in that time on all threads of this process."""
+    def cpu_seconds(self) -> float | None:
+        """What the processors spent in that time on all threads of this process; None after a checkpoint that does not tell."""
+        if self.cpu_seconds_before is None:
+            return None
         return self.cpu_seconds_before + time.process_time() - self.cpu_started
 
     def _run_epoch(self, epoch: int, first_step: int) -> None:
@@ -351,7 +353,7 @@ class Trainer:
             sums = self.state.restore(state, Stored(self.checkpoint))
             self.plain_step.resume(sums, state["step"])
             self.step, self.seconds_before = state["step"], state["seconds"]
-            self.cpu_seconds_before = state.get("cpu_seconds", 0.0)
+            self.cpu_seconds_before = state.get("cpu_seconds")  # None of before it was recorded
             self.last_reading, self.epoch_ended = state["last_reading"], state["epoch_ended"]
             self.ended_at = state.get("ended_at", []) + ([self.step] if is_longer(state, self.identity) else [])
         except Exception as error:  # torch and safetensors each have their own for what is not theirs

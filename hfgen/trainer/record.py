@@ -58,11 +58,11 @@ def training_record(trainer: Trainer, family: str, images: TrainingSet) -> Train
 
 
 def _cpu_seconds(trainer: Trainer) -> float | None:
-    """Of all processes, which share the work evenly; None on a GPU, whose work they do not tell."""
-    accelerator = trainer.accelerator
-    if accelerator.device.type != "cpu":
+    """Of all processes, which share the work evenly; None on a GPU, whose work they do not tell, and where it is not known."""
+    accelerator, spent = trainer.accelerator, trainer.cpu_seconds
+    if accelerator.device.type != "cpu" or spent is None:
         return None
-    return round(trainer.cpu_seconds * accelerator.num_processes, 1)
+    return round(spent * accelerator.num_processes, 1)
 
 
 def command_line(config: TrainingConfig) -> str:

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 
 from hfgen.core.errors import HfgenError, explain
 from hfgen.core.history import read_history
+from hfgen.results import TRAINING_FILE, TrainingRecord
 from hfgen.trainer.checkpoints import STATE_FILE, checkpoints
 from hfgen.trainer.ema import WeightAverage
+from hfgen.trainer.loop import Trainer
 from hfgen.trainer.manifest import HIDDEN
 from hfgen.trainer.output import UNFINISHED
 
@@ -155,3 +157,13 @@ def test_constant_learning_rate_can_be_trained_longer(train, tmp_path):
     train(output_dir=tmp_path / "longer", num_epochs=2, **flags)
     longer = train(output_dir=tmp_path / "longer", num_epochs=3, resume_from_checkpoint="latest", **flags)
     assert_same_weights(whole, longer)
+
+
+@pytest.mark.slow
+def test_cpu_time_is_not_told_after_a_checkpoint_that_does_not_know_it(train, monkeypatch):
+    flags = {"lr_scheduler": "constant"}
+    with monkeypatch.context() as before:
+        before.setattr(Trainer, "cpu_seconds", None)
+        train(num_epochs=2, **flags)
+    out = train(num_epochs=3, resume_from_checkpoint="latest", **flags)
+    assert TrainingRecord.load(out / TRAINING_FILE).cpu_seconds is None
