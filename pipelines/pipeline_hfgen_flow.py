@@ -79,7 +79,7 @@ class FlowPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def encode(self, images: Any, generator: Generators = None) -> torch.Tensor:
-        """The noise, (B, C, H, W), that `__call__` takes as `latents` and maps to these images again.
+        """The noise, (B, C, H, W), that `__call__` takes as `latents` and maps to these images again, but for rounding.
 
         Grey levels are dequantised at random by `generator`: an image has many such noises.
 
