@@ -24,5 +24,6 @@ def parse_args(doc: str | None, argv: Sequence[str] | None) -> argparse.Namespac
 
 
 def is_of(result: EvaluationResult, dataset: str, split: str) -> bool:
-    """Whether it was measured there; whose dataset it is does not count."""
-    return (result.dataset.rpartition("/")[2], result.split) == (dataset, split)
+    """Whether it was measured there; whose dataset it is does not count, but clips of its pictures are another."""
+    made, _, name = result.dataset.rpartition(":")
+    return not made and (name.rpartition("/")[2], result.split) == (dataset, split)

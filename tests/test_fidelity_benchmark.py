@@ -46,6 +46,7 @@ def test_files_of_a_folder_are_one_point(benchmark, tmp_path, capsys):
         save(tmp_path / "gan" / "results.json", "GAN", quality=(0.9, 0.2, 1.0)),
         save(tmp_path / "vae" / "results.json", "VAE", bound=2.0),
         save(tmp_path / "other" / "results.json", "VAE", quality=(0.9, 0.9, 1.0), dataset="digits"),
+        save(tmp_path / "clips" / "results.json", "x", quality=(0.9, 0.9, 1.0), dataset="moving:ylecun/mnist"),
     ]
     places.append(save(tmp_path / "control" / "results.json", "x", quality=(1.0, 1.0, 0.0), told="control_f1"))
     found = {p.name: p for p in benchmark.points(places, "mnist", "test")}
