@@ -12,7 +12,8 @@ from PIL import Image
 
 from hfgen import __version__
 from hfgen.cli.main import main
-from hfgen.pipelines import UnconditionalDiffusionPipeline
+from hfgen.models import MLPVAE
+from hfgen.pipelines import UnconditionalDiffusionPipeline, VAEPipeline
 
 NO_HEAVY_IMPORTS = """
 import sys
@@ -181,3 +182,22 @@ def test_the_files_are_written_before_anything_is_told(saved, tmp_path, monkeypa
     assert main(["sample", saved, *arguments, "--device", "cpu"]) == 0
     assert seen
     assert all(seen)
+
+
+def test_figures_replace_pictures_alone(tmp_path, capsys):
+    VAEPipeline(MLPVAE(sample_size=8, latent_size=2, hidden_sizes=(8,))).save_pretrained(tmp_path / "vae")
+    out = tmp_path / "out"
+    words = ["figures", str(tmp_path / "vae"), "--dataset_name", "digits", "--max_images", "20", "--out", str(out)]
+    assert main([*words, "--split", "none"]) == 1
+    assert not out.exists()
+    assert main(words) == 0
+    names = sorted(path.name for path in out.iterdir())
+    assert "samples.png" in names
+    assert main(words) == 0
+    assert sorted(path.name for path in out.iterdir()) == names
+    (out / "samples.png").write_text("mine")
+    capsys.readouterr()
+    assert main(words) == 1
+    assert "samples.png is there and no PNG: name another file" in capsys.readouterr().err
+    assert (out / "samples.png").read_text() == "mine"
+    assert sorted(path.name for path in out.iterdir()) == names

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hfgen.cli.options import DEVICE, REVISION
 from hfgen.cli.parser import taken_from
 from hfgen.configs.evaluation import FiguresConfig
+from hfgen.core.overwrite import check_picture
 
 
 def add_parser(commands) -> None:
@@ -41,13 +44,26 @@ def run(args: Namespace) -> None:
     set_up_processor(model.pipeline.device)
     here = Path(args.pipeline).is_dir()
     out = args.out or (Path(args.pipeline) if here else Path("figures"))
-    make_folder("--out", out, out)
     images = choose_images(config, {model.name: model.folder})
     data = images.held_out.load(
         model.image_shape, model.pipeline.device, max_images=config.max_images, seed=config.seed
     )
     images.tell()
-    written = model.family.figures(model.pipeline, data, out=out, seed=config.seed, training=model.folder)
-    if model.folder is not None:
-        written += save_curves(model.folder, out)
+    make_folder("--out", out, out)
+    with TemporaryDirectory(dir=out, prefix=".figures-") as place:
+        beside = Path(place)
+        drawn = model.family.figures(model.pipeline, data, out=beside, seed=config.seed, training=model.folder)
+        if model.folder is not None:
+            drawn += save_curves(model.folder, beside)
+        written = _moved(drawn, out)
     print(*written, sep="\n")
+
+
+def _moved(pictures: Sequence[Path], out: Path) -> list[Path]:
+    """Where the pictures are now; `HfgenError`, and none is moved, where one of them would replace what is no picture."""
+    places = [out / picture.name for picture in pictures]
+    for place in places:
+        check_picture("--out", place, place.suffix.removeprefix(".").upper())
+    for picture, place in zip(pictures, places, strict=True):
+        picture.replace(place)
+    return places
