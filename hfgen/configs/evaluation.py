@@ -54,7 +54,9 @@ class EvaluationConfig(MeasuredData):
     max_images: int | None = flag(
         None, "images for the likelihood at most, drawn with the classes in proportion; none: all", range=POSITIVE
     )
-    likelihood: bool = flag(False, "likelihood or bounds on it; measured too when nothing else is asked for")
+    likelihood: bool | None = flag(
+        None, "likelihood or bounds on it; none: where nothing else is asked for, and in a comparison"
+    )
     samples: int | None = flag(None, "images to draw for Frechet distance, precision and recall", range=at_least(2))
     classifier_accuracy: int | None = flag(
         None,

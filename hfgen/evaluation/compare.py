@@ -237,7 +237,12 @@ def own_config(config: EvaluationConfig, family: Family) -> EvaluationConfig:
     known = option_names(family)
     options = {name: value for name, value in config.options.items() if name in known}
     compiled = config.compile and family.can_compile
-    return replace(config, likelihood=family.no_likelihood is None, options=options, compile=compiled)
+    return replace(
+        config,
+        likelihood=family.no_likelihood is None and config.likelihood is not False,
+        options=options,
+        compile=compiled,
+    )
 
 
 def _no_accuracy(own: EvaluationConfig, model: Model) -> str:

@@ -51,10 +51,7 @@ dd { margin: 0 0 .6rem; }
 """
 WIDE = "grids wide"
 TERMS = "grids wide terms"  # two plots side by side, whose words a phone would shrink: there they are scrolled
-UNTOLD = (
-    *("dataset_name", "dataset_config_name", "train_data_dir", "cache_dir", "dataset"),
-    *("likelihood", "options", "batch_size"),
-)
+UNTOLD = ("dataset_name", "dataset_config_name", "train_data_dir", "cache_dir", "dataset", "options", "batch_size")
 NOTES = """Bounds are upper bounds on the negative log-likelihood, over the same images for all; ± is the standard error over images.
 Only rows of one kind of quantity (see "measured") can be compared: nats of binarised pixels are no bits/dim of 8-bit ones, and
 a pseudo-likelihood is no likelihood at all. The bound of a model of classes is that of images whose class it is not told, which can be

@@ -86,6 +86,16 @@ def test_models_stand_side_by_side(models, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_samples_alone_are_compared_where_that_is_asked_for(models, tmp_path):
+    out = tmp_path / "page.html"
+    assert main(["compare", *models, *FLAGS, "--likelihood", "false", "--out", str(out)]) == 0
+    table = rows(out.with_suffix(".md").read_text())
+    assert "precision" in table
+    assert not {"measured", "bound, bits/dim", "bound, nats/image"} & set(table)
+    assert "--likelihood False" in out.read_text()
+
+
+@pytest.mark.slow
 def test_what_is_broken_off_goes_on_with_the_models_that_are_missing(models, tmp_path, monkeypatch):
     measured, measure, timed = [], Measurement.measure, module.seconds_per_sample
 
