@@ -100,12 +100,12 @@ class VDMTask(OneOptimizer):
         return unit_to_uint8(torch.cat(images)).cpu()
 
 
-def vdm_loss(module: VDMModel, flags: VDMFlags, **of_decoder: Any) -> VDMLoss:
-    """The bound of the network's schedule, in as many steps as the flags say, or in continuous time."""
+def vdm_loss(module: VDMModel, chosen: VDMFlags, **of_decoder: Any) -> VDMLoss:
+    """The bound of the network's schedule, in as many steps as were chosen, or in continuous time."""
     return VDMLoss(
         schedule=module.schedule,
         prediction_type=module.config.prediction_type,
-        num_steps=flags.vdm_num_steps if flags.loss_type == "discrete" else None,
+        num_steps=chosen.vdm_num_steps if chosen.loss_type == "discrete" else None,
         **of_decoder,
     )
 
