@@ -20,7 +20,7 @@ import yaml
 
 LFS_SUFFIXES = (".safetensors", ".png", ".bin", ".gif")
 LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "bsd-3-clause", "openrail", "other")
-TASKS = ("unconditional-image-generation", "text-to-image", "image-to-image", "image-classification")
+TASKS = ("unconditional-image-generation", "text-to-image", "image-to-image", "text-to-video", "image-classification")
 
 
 @dataclass
