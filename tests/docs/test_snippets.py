@@ -92,7 +92,8 @@ def parse(program: str, *words: str):
         parse_script(words[0], words[1:])
     elif program == "python":
         assert (ROOT / words[0]).is_file()
-        source = (ROOT / words[0]).read_text() + (ROOT / "benchmarks" / "common.py").read_text()
+        shared = [ROOT / "benchmarks" / name for name in ("common.py", "measured.py")]
+        source = "".join(path.read_text() for path in (ROOT / words[0], *shared))
         assert all(f'"{word}"' in source for word in words if word.startswith("--"))
     else:
         assert program in ("pip", "git", "hf")  # others' programs
