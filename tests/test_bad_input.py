@@ -750,7 +750,7 @@ FLOWS_AND_GANS = [
         Bad("train_flow --model_config_name_or_path {here}/f.json", says, put("f.json", {**FLOW, **values}))
         for values, says in (
             ({"coupling": "cubic"}, "coupling='cubic': choose one of spline, affine"),
-            ({"scales": 5}, "sample_size=8 cannot be halved 5 times"),
+            ({"scales": 5}, "resolution=8 cannot be halved 5 times"),
             ({"channels": "x"}, "channels='x': a whole number"),
             ({"layers": 10**9}, "layers=1000000000: a whole number"),
             ({"knots": [0, 300]}, r"knots=\[0, 300\]"),
@@ -761,7 +761,7 @@ FLOWS_AND_GANS = [
     *(
         Bad("train_gan --model_config_name_or_path {here}/g.json", says, put("g.json", {**GAN, **values}))
         for values, says in (
-            ({"block_out_channels": [8] * 6}, "sample_size=8 cannot be halved 5 times"),
+            ({"block_out_channels": [8] * 6}, "resolution=8 cannot be halved 5 times"),
             ({"latent_size": -1}, "latent_size=-1: a whole number"),
             ({"discriminator": [8]}, "is no object of GANDiscriminator's arguments"),
             ({"discriminator": {"depth": 3}}, "has depth: GANDiscriminator takes no such"),
