@@ -34,15 +34,8 @@ class DiffusionSampler:
         steps = own_steps(scheduler) if name is None else default_steps(name, scheduler.config.num_train_timesteps)
         self.steps = options.steps or steps
         self.how = f"{name or type(scheduler).__name__}, {self.steps} steps{f', eta {self.eta:g}' if self.eta else ''}"
+        check_call(self.pipeline, self.steps, self.eta)
         try:
-            check_inputs(
-                self.pipeline,
-                batch_size=1,
-                generator=None,
-                num_inference_steps=self.steps,
-                eta=self.eta,
-                output_type="pt",
-            )
             self.calls = len(set_timesteps(self.pipeline, self.steps))
         except ValueError as error:
             raise HfgenError(one_line(error)) from error
@@ -94,3 +87,11 @@ class DiffusionSampler:
             output_type="pt",
             callback_on_step_end=callback if on_step is not None else None,
         ).images
+
+
+def check_call(pipeline: Any, steps: int, eta: float) -> None:
+    """Raise `HfgenError` for steps beyond the training's, and for eta of a scheduler without it."""
+    try:
+        check_inputs(pipeline, batch_size=1, generator=None, num_inference_steps=steps, eta=eta, output_type="pt")
+    except ValueError as error:
+        raise HfgenError(one_line(error)) from error

@@ -12,6 +12,7 @@ import torch
 from hfgen.core.errors import NO_MEMORY, HfgenError, one_line
 from hfgen.drawing.in_turn import in_turn
 from hfgen.drawing.sampler import fitting
+from hfgen.families.ddpm.sampler import check_call
 from hfgen.families.text_to_image.flags import OWN_GUIDANCE
 from hfgen.families.text_to_image.sampler import check_timesteps
 from hfgen.families.video.flags import VideoSampling
@@ -19,7 +20,6 @@ from hfgen.families.video.motion import without_motion
 from hfgen.families.video.stored import clip_frames, noise_share
 from hfgen.models.tokenizer import check_lengths
 from hfgen.objectives import shared_noise
-from hfgen.pipelines.denoising import check_inputs
 from hfgen.schedulers.samplers import default_steps, make_sampler
 
 # those whose steps draw no noise, which would have to be shared between the frames as that of x_T is
@@ -50,7 +50,8 @@ class VideoSampler:
         self.pipeline.scheduler = make_sampler(name, pipeline.scheduler)
         self.pipeline.set_progress_bar_config(disable=True)
         self.steps = options.steps or default_steps(name, pipeline.scheduler.config.num_train_timesteps)
-        self._check_steps(options.eta or 0.0)
+        check_call(self.pipeline, self.steps, options.eta or 0.0)
+        check_timesteps(self.pipeline.scheduler, self.steps)
         self.guidance = OWN_GUIDANCE if options.guidance_scale is None else options.guidance_scale
         if self.guidance < 1:
             raise HfgenError(
@@ -65,20 +66,6 @@ class VideoSampler:
             raise HfgenError(
                 f"num_frames={self.frames}: the motion modules of this model have embeddings for {positions}: use {positions} or fewer"
             )
-
-    def _check_steps(self, eta: float) -> None:
-        try:
-            check_inputs(
-                self.pipeline,
-                batch_size=1,
-                generator=None,
-                num_inference_steps=self.steps,
-                eta=eta,
-                output_type="pt",
-            )
-        except ValueError as error:
-            raise HfgenError(one_line(error)) from error
-        check_timesteps(self.pipeline.scheduler, self.steps)
 
     def _check_deterministic(self, name: str) -> None:
         stochastic = name not in DETERMINISTIC or bool(self.options.eta)
