@@ -10,10 +10,9 @@ import torch
 from hfgen.core.errors import HfgenError, one_line
 from hfgen.core.memory import check_fits
 from hfgen.models.configs import MadeFor, check_halvings, image_channels, load_model_config, square_size
-from hfgen.models.modeling_hfgen_flow import FlowModel
+from hfgen.models.modeling_hfgen_flow import RANGES, FlowModel
 
 BYTES = 4
-MOST_SCALES = 16
 FLOW_PRESETS: dict[str, dict[str, Any]] = {
     "digits": {"scales": 1, "channels": 32, "layers": 1, "top_features": 64, "top_groups": 4},
     "mnist": {},
@@ -51,7 +50,7 @@ def build_flow(config: Mapping[str, Any], resolution: int, channels: int) -> Flo
     if unknown:
         raise HfgenError(f"model config has {', '.join(sorted(unknown))}: FlowModel takes no such argument; remove it")
     scales, halvings = values.get("scales", 2), values.get("halvings", 1)
-    if halvings in (1, 2) and scales in range(MOST_SCALES):  # of others the constructor tells
+    if halvings in (1, 2) and scales in range(RANGES["scales"][1] + 1):  # of others the constructor tells
         check_halvings(resolution, scales * halvings, "this flow")
     try:
         check_flow_fits(values)
