@@ -61,7 +61,7 @@ def has_steps(model: Model) -> bool:
 
 def takes_guidance(model: Model) -> bool:
     """Whether what class it is can be followed more or less; a GAN's generator leaves no choice."""
-    return bool(class_names(model)) and "guidance_scale" in options(model)
+    return "guidance_scale" in options(model) and bool(class_names(model))
 
 
 class Live(Recorder):
