@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from hfgen.configs.flags import POSITIVE, flag
 from hfgen.core.errors import NO_MEMORY, HfgenError, one_line
-from hfgen.drawing.in_turn import in_turn
+from hfgen.drawing.in_turn import classes_told, in_turn
 from hfgen.families.base import PREVIEWS, Card, Family
 from hfgen.families.ddpm.flags import GUIDANCE
 
@@ -167,8 +167,7 @@ class StockSampler:
             self.arguments["guidance_scale"] = options.guidance_scale
             self.how += f", guidance {options.guidance_scale:g}"
         if self.wanted is not None:
-            asked = "in turn" if options.class_labels is None else ", ".join(map(str, options.class_labels))
-            self.how += f", classes {asked}"
+            self.how += f", {classes_told(options.class_labels)}"
         if self.prompt and any(self.prompt):
             self.how += f", {', '.join(map(repr, self.prompt))}"
 

@@ -10,7 +10,7 @@ import torch
 
 from hfgen.core.errors import HfgenError
 from hfgen.data.batch import Batch, RandomSpec
-from hfgen.drawing.in_turn import in_turn
+from hfgen.drawing.in_turn import classes_told, in_turn
 from hfgen.families.ddpm.flags import ClassConditionalSampling
 from hfgen.families.ddpm.sampler import DiffusionSampler
 from hfgen.families.ddpm.task import DDPMTask
@@ -66,10 +66,7 @@ class ClassConditionalSampler(DiffusionSampler):
         except ValueError as error:
             raise HfgenError(str(error)) from error
         super().__init__(pipeline, options, compile)
-        asked = (
-            "classes in turn" if not options.class_labels else f"classes {', '.join(map(str, options.class_labels))}"
-        )
-        self.how = f"{self.how}, {asked}, guidance {self.guidance_scale:g}"
+        self.how = f"{self.how}, {classes_told(options.class_labels)}, guidance {self.guidance_scale:g}"
 
     def labels(self, count):
         """The class that each image was asked for."""

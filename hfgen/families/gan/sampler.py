@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hfgen.core.errors import HfgenError
-from hfgen.drawing.in_turn import in_turn
+from hfgen.drawing.in_turn import classes_told, in_turn
 from hfgen.drawing.sampler import fitting
 from hfgen.families.gan.flags import GANSampling
 from hfgen.pipelines.pipeline_hfgen_gan import GANPipeline
@@ -32,11 +32,7 @@ class GANSampler:
             raise HfgenError(str(error)) from error
         self.how = "one step"
         if self.class_names is not None:
-            self.how += (
-                f", classes {', '.join(map(str, options.class_labels))}"
-                if options.class_labels
-                else ", classes in turn"
-            )
+            self.how += f", {classes_told(options.class_labels)}"
 
     def labels(self, count: int) -> torch.Tensor | None:
         """The class that each image is asked for; None where there are no classes."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hfgen.core.errors import HfgenError
-from hfgen.drawing.in_turn import in_turn
+from hfgen.drawing.in_turn import classes_told, in_turn
 from hfgen.drawing.sampler import fitting
 from hfgen.families.vdm.flags import DEFAULT_STEPS, VDMSampling
 from hfgen.pipelines.pipeline_hfgen_vdm import VDMPipeline
@@ -41,10 +41,7 @@ class VDMSampler:
         self.wanted = self._wanted(options)
         self.how = f"ancestral, {self.steps} steps"
         if self.class_names is not None:
-            asked = (
-                f"classes {', '.join(map(str, options.class_labels))}" if options.class_labels else "classes in turn"
-            )
-            self.how += f", {asked}, guidance {self.guidance_scale:g}"
+            self.how += f", {classes_told(options.class_labels)}, guidance {self.guidance_scale:g}"
 
     def _wanted(self, options: VDMSampling) -> list[int] | None:
         """The classes, None for a model of none."""
