@@ -24,13 +24,15 @@ class Muon(torch.optim.AdamW):
 
     Args:
         parameters: in any order; the state names them by their number, others first, kernels then.
+        products: type of the matrix products that make steps orthogonal, such as torch.bfloat16; None: the gradients'.
         settings: AdamW's. Learning rate and weight decay are the kernels' too.
 
     Sources: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et al. 2025, "Muon is scalable for
     LLM training", equation 4, for the learning rate.
     """
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], **settings):
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], *, products: torch.dtype | None = None, **settings):
+        self._products = products
         parameters = list(parameters)
         parts = [[p for p in parameters if is_kernel(p) is kernels] for kernels in (False, True)]
         super().__init__([{"params": part} for part in parts if part], **settings)
@@ -54,7 +56,7 @@ class Muon(torch.optim.AdamW):
     def _step_kernels(self, kernels: Sequence[torch.nn.Parameter], lr: float | torch.Tensor, decay: float) -> None:
         """Kernels of one shape."""
         steps = torch.stack([self._momentum(p).flatten(1) for p in kernels])
-        steps = orthogonal(steps) * (RMS_OF_ADAMW * math.sqrt(max(steps.shape[1:])))
+        steps = orthogonal(steps, self._products) * (RMS_OF_ADAMW * math.sqrt(max(steps.shape[1:])))
         for p, step in zip(kernels, steps, strict=True):
             p.mul_(1 - lr * decay).sub_(lr * step.view(p.shape))
 
@@ -73,19 +75,20 @@ def is_kernel(parameter: torch.Tensor) -> bool:
     return parameter.ndim >= 2 and min(_sides(parameter)) >= SMALLEST_SIDE
 
 
-def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """Near to U V^T of the singular value decompositions U S V^T of matrices (N, rows, columns).
+def orthogonal(matrices: torch.Tensor, products: torch.dtype | None = None) -> torch.Tensor:
+    """Near to U V^T of the singular value decompositions U S V^T of matrices (N, rows, columns), of their type.
 
-    The singular values come out between 0.6 and 1.3 where they were not tiny, which serves as well and needs products alone.
+    The singular values come out between 0.6 and 1.3 where they were not tiny, which serves as well and needs products alone, in the
+    type `products` (None: theirs).
     """
     a, b, c = COEFFICIENTS
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(products or x.dtype)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x if wide else x.mT).to(matrices.dtype)
 
 
 def _sides(parameter: torch.Tensor) -> tuple[int, int]:

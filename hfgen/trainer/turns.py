@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def prepare_turns(
     """The module as the accelerator wraps it, and the turns in their order."""
     prepared: list[Any] = []
     for name in task.optimizers:
-        optimizer = _optimizer(list(task.parameters(module, name)), optimization, accelerator.device)
+        optimizer = _optimizer(list(task.parameters(module, name)), optimization, accelerator)
         prepared += [optimizer, _schedule(optimizer, optimization, max_steps)]
     if len(task.optimizers) > 1:  # the loss of one need not reach the parameters of the others
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -79,16 +80,18 @@ def _prepared(accelerator: Accelerator, module: torch.nn.Module, others: list[An
 
 
 def _optimizer(
-    parameters: Sequence[torch.nn.Parameter], optimization: OptimizationConfig, device: torch.device
+    parameters: Sequence[torch.nn.Parameter], optimization: OptimizationConfig, accelerator: Accelerator
 ) -> torch.optim.Optimizer:
-    kind = Muon if optimization.optimizer == "muon" else torch.optim.AdamW
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
+    if optimization.optimizer == "muon":
+        kind = partial(Muon, products=torch.bfloat16 if accelerator.mixed_precision == "bf16" else None)
     return kind(
         parameters,
         lr=optimization.learning_rate,
         betas=(optimization.adam_beta1, optimization.adam_beta2),
         weight_decay=optimization.adam_weight_decay,
         eps=optimization.adam_epsilon,
-        fused=device.type in ("cpu", "cuda"),
+        fused=accelerator.device.type in ("cpu", "cuda"),
     )
 
 

@@ -30,14 +30,24 @@ def test_rows_or_columns_become_orthogonal_and_directions_stay(shape):
     assert values.max() < 1.3
 
 
-def test_matrices_step_as_torch_s_own_muon_has_them():
+def test_products_in_bf16_round_and_steps_keep_their_type():
+    """To some roundings of 2^-8 of the largest singular values that the last iteration takes, 1.2."""
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 24, 40)
+    exact, rounded = orthogonal(matrices), orthogonal(matrices, torch.bfloat16)
+    assert rounded.dtype == matrices.dtype
+    assert 1e-3 < torch.linalg.matrix_norm(exact - rounded, ord=2).max() < 0.1
+
+
+@pytest.mark.parametrize("products", [None, torch.bfloat16])
+def test_matrices_step_as_torch_s_own_muon_has_them(products):
     """That one takes its products in bf16, whose rounding of 2^-8 five iterations of them let grow to some percent of a step."""
     torch.manual_seed(0)
     ours, theirs = nn.Linear(40, 24, bias=False), nn.Linear(40, 24, bias=False)
     theirs.load_state_dict(ours.state_dict())
     before = ours.weight.detach().clone()
     optimizers = (
-        Muon(ours.parameters(), **SETTINGS),
+        Muon(ours.parameters(), products=products, **SETTINGS),
         torch.optim.Muon(theirs.parameters(), lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
     )
     for _ in range(4):
@@ -83,6 +93,19 @@ def test_a_training_goes_on_bit_for_bit(train, tmp_path):
         train(output_dir=tmp_path / "three", resume_from_checkpoint=one / "checkpoint-4")
 
 
+@pytest.mark.parametrize(("precision", "products"), [("bf16", torch.bfloat16), ("no", None)])
+def test_products_are_in_the_training_s_precision(train, tmp_path, monkeypatch, precision, products):
+    seen = set()
+
+    def spy(matrices, products):
+        seen.add(products)
+        return orthogonal(matrices, products)
+
+    monkeypatch.setattr("hfgen.trainer.muon.orthogonal", spy)
+    train(output_dir=tmp_path / "one", optimizer="muon", mixed_precision=precision)
+    assert seen == {products}
+
+
 def test_checkpoints_of_before_there_was_a_choice_are_adamw_s(tmp_path):
     check_same_run(tmp_path, {"seed": 0}, {"seed": 0, "optimizer": "adamw"})
     with pytest.raises(HfgenError, match="optimizer: adamw there, muon here"):
@@ -102,6 +125,6 @@ def test_what_it_cannot_train_is_told(monkeypatch):
         make_accelerator(parse_training_config("ddpm", words[:1]))
     config = parse_training_config("ddpm", words[:2])
     task = SimpleNamespace(optimizers=("weights",), parameters=lambda module, name: module.parameters())
-    accelerator = SimpleNamespace(is_fsdp2=True, device=torch.device("cpu"))
+    accelerator = SimpleNamespace(is_fsdp2=True, device=torch.device("cpu"), mixed_precision="no")
     with pytest.raises(HfgenError, match=r"optimizer=muon: --use_fsdp.*use adamw"):
         prepare_turns(accelerator, task, nn.Linear(2, 2), config.optimization, 3)
