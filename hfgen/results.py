@@ -333,12 +333,16 @@ class EvaluationResult:
         own = MeasuredOn(**{item.name: getattr(self, item.name) for item in fields(MeasuredOn)})
         return part.measured_on or own
 
+    def same_model(self, other: EvaluationResult) -> bool:
+        """Whether both are of the same weights and configs, which older files do not tell."""
+        return self.model_digest is not None and self.model_digest == other.model_digest
+
     def with_earlier(self, earlier: EvaluationResult) -> EvaluationResult:
         """These results with those parts of earlier ones that they lack, each of which keeps on what it was measured.
 
         Results of other weights or configs are not the model's: of them nothing is kept.
         """
-        if self.model_digest is None or self.model_digest != earlier.model_digest:
+        if not self.same_model(earlier):
             return self
         kept: dict[str, Any] = {}
         for name in PARTS:

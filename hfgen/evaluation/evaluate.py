@@ -19,7 +19,7 @@ from hfgen.core.media import CLIPS, image_grid, labelled_grid, save_png
 from hfgen.core.memory import check_fits, local_processes
 from hfgen.core.metadata import run_metadata
 from hfgen.core.overwrite import check_replaceable, is_picture
-from hfgen.core.processes import on_first
+from hfgen.core.processes import on_first, tell
 from hfgen.core.resume import Resumable
 from hfgen.data.choice import ImageChoice, choose_images
 from hfgen.data.evaluation_images import EvaluationImages
@@ -263,8 +263,8 @@ def _check_without_samples(model: Model, config: EvaluationConfig, drawn: bool) 
 def write_results(result: EvaluationResult, family: Family, out: Path) -> list[Path]:
     """The JSON file and its pictures beside it; the unfinished work is then removed.
 
-    A part that these results lack, and the file has of the same weights and configs, stays in it with what it was measured on. Of
-    several processes the first writes.
+    A part that these results lack, and the file has of the same weights and configs, stays in it with what it was measured on.
+    Results of others are replaced, pictures and all, with a line on stderr. Of several processes the first writes.
     """
     return on_first(lambda: _write_results(result, family, out))
 
@@ -276,6 +276,10 @@ def _write_results(result: EvaluationResult, family: Family, out: Path) -> list[
     written = [out]
     result.save(out)
     places = pictures_beside(out)
+    if earlier is not None and not result.same_model(earlier):
+        tell(f"{out} held results of other weights or configs, which are replaced with their pictures")
+        for place in places.values():
+            place.unlink(missing_ok=True)
     if family.plot_likelihood(result, places[TERMS]):
         written.append(places[TERMS])
     if result.pictures is not None:

@@ -710,6 +710,21 @@ def test_results_go_into_the_folder_of_a_pipeline_and_replace_earlier_ones(evalu
         assert results["seed"] == int(seed)
 
 
+def test_results_of_another_model_are_replaced_with_their_pictures_and_a_line(
+    evaluate, saved, samples, tmp_path, capsys
+):
+    evaluate(saved["diffusion"], *samples)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == PICTURES
+    capsys.readouterr()
+    results = evaluate(saved["vae"], "--likelihood", "--max_images", "9")
+    assert "results.json held results of other weights or configs, which are replaced" in capsys.readouterr().err
+    assert results["family"] == "vae"
+    assert "frechet" not in results["metrics"]
+    assert not list(tmp_path.glob("*.png"))
+    evaluate(saved["vae"], *samples)
+    assert "replaced" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [b"{}", b"[]", b"mine", b"\xff", b"", b'{"a": 1}'])
 def test_a_file_that_holds_no_results_is_replaced_only_if_asked(refused, evaluate, saved, tmp_path, content):
     (tmp_path / "results.json").write_bytes(content)
