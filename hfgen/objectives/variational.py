@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -152,9 +152,15 @@ class ImportanceWeighted:
     """The importance-weighted bound: log 1/k sum_l p(x, z_l) / q(z_l|x) with k = L; k = 1 is SGVB A.
 
     `kl_weight` must be 1 and `free_bits` 0: there is no KL term. Source: Burda et al. 2016, equation 8.
+
+    Attributes:
+        gradient_samples: with `uniform`, numbers on [0, 1) of shape (B,), the gradient goes through so many samples alone, which
+            are drawn by their normalised weights w_l: the mean of grad log w over these is that of the bound's gradient,
+            sum_l w_l grad log w_l. All others cost no backward pass. Source: Burda et al. 2016, end of section 3.
     """
 
     likelihood: PixelLikelihood
+    gradient_samples: int | None = None
 
     def __call__(
         self,
@@ -163,14 +169,34 @@ class ImportanceWeighted:
         latent_noise: torch.Tensor,
         kl_weight: float = 1.0,
         free_bits: float = 0.0,
+        uniform: torch.Tensor | None = None,
     ) -> Terms:
         _check_no_kl_term(kl_weight, free_bits)
+        if uniform is None or self.gradient_samples is None:
+            return _importance_weighted(*self._sampled(model, x, latent_noise))
+        with torch.no_grad():
+            log_likelihood, ratios = ImportanceWeighted._sampled(self, model, x, latent_noise)
+        terms = _importance_weighted(log_likelihood, ratios)
+        weights = torch.softmax(log_likelihood - _total(ratios), 0)
+        chosen = drawn_by_weight(weights, uniform, self.gradient_samples)
+        noise = latent_noise.gather(0, chosen.unsqueeze(-1).expand(-1, -1, latent_noise.shape[-1]))
+        log_likelihood, ratios = self._sampled(model, x, noise, weights.gather(0, chosen))
+        surrogate = (_total(ratios) - log_likelihood).mean(0)
+        return {**terms, "loss": terms["loss"] + surrogate - surrogate.detach()}
+
+    def _sampled(
+        self,
+        model: LatentVariableModel,
+        x: torch.Tensor,
+        latent_noise: torch.Tensor,
+        weights: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """log p(x|z_1) and the layers' log ratios, (L, B) each. `weights` (L, B) are what `DReG` weights by; None: their own."""
         layers, outputs = sampled(model, x, latent_noise)
-        return _importance_weighted(self.likelihood.log_prob(x, outputs), [layer.log_ratio() for layer in layers])
+        return self.likelihood.log_prob(x, outputs), [layer.log_ratio() for layer in layers]
 
 
-@dataclass(frozen=True)
-class DReG:
+class DReG(ImportanceWeighted):
     """The importance-weighted bound with a doubly reparameterised gradient of the encoder: sum_l w_l^2 d log w_l / dz_l dz_l / dphi.
 
     w_l are the normalised weights. Its mean is that of the bound's own gradient. The score of q, whose mean is 0 but whose
@@ -178,27 +204,35 @@ class DReG:
     chain. The decoder's gradient is the bound's own. Source: Tucker et al. 2019, equation 8.
     """
 
-    likelihood: PixelLikelihood
-
-    def __call__(
+    def _sampled(
         self,
         model: LatentVariableModel,
         x: torch.Tensor,
         latent_noise: torch.Tensor,
-        kl_weight: float = 1.0,
-        free_bits: float = 0.0,
-    ) -> Terms:
-        _check_no_kl_term(kl_weight, free_bits)
+        weights: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         layers, outputs = sampled(model, x, latent_noise, reparameterize="doubly")
         first = layers[0]._replace(mean=layers[0].mean.detach(), logvar=layers[0].logvar.detach())
         log_likelihood = self.likelihood.log_prob(x, outputs)
         ratios = [layer.log_ratio_by_moments() for layer in (first, *layers[1:])]
-        weights = torch.softmax((log_likelihood - _total(ratios)).detach(), 0).unsqueeze(-1)
+        if weights is None:
+            weights = torch.softmax((log_likelihood - _total(ratios)).detach(), 0)
         for layer in layers:
-            # d loss / dz_l holds w_l once, by the logsumexp; on its way to the encoder it takes it a second time
+            # d loss / dz_l holds w_l once, by the logsumexp or by what was drawn; on its way to the encoder it takes it again
             if layer.z.requires_grad:
-                layer.z.register_hook(lambda gradient: gradient * weights)
-        return _importance_weighted(log_likelihood, ratios)
+                layer.z.register_hook(partial(torch.mul, weights.unsqueeze(-1)))
+        return log_likelihood, ratios
+
+
+def drawn_by_weight(weights: torch.Tensor, uniform: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices (count, B) of the rows of normalised weights (k, B), each as often as its weight in the mean, by one number a column.
+
+    Systematic resampling: points (i + uniform) / count of the weights' cumulative sum, so that a row comes to within one as
+    often as count times its weight. Source: Kitagawa 1996, appendix.
+    """
+    points = (torch.arange(count, device=uniform.device) + uniform.unsqueeze(-1)) / count
+    found = torch.searchsorted(weights.cumsum(0).mT.contiguous(), points.to(weights.dtype), right=True)
+    return found.clamp(max=len(weights) - 1).mT
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class MHVAE(Family):
         from hfgen.families.vae.training import check_objective, initial_config
         from hfgen.models.mhvae_presets import load_mhvae_config
 
-        check_objective(config.model)
+        check_objective(config)
         return initial_config(config.model, pretrained, load_mhvae_config, "latent_sizes")
 
     def build(self, config, model_config, images, pretrained):

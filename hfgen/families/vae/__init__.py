@@ -45,7 +45,7 @@ class VAE(Family):
     def model_config(self, config, pretrained):
         from hfgen.families.vae.training import check_objective, initial_config
 
-        check_objective(config.model)
+        check_objective(config)
         return initial_config(config.model, pretrained)
 
     def build(self, config, model_config, images, pretrained):

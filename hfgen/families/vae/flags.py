@@ -38,6 +38,12 @@ class VariationalFlags:
     num_latent_samples: int = flag(
         1, "samples of q(z|x) per image: L, or k of the importance-weighted bound", range=POSITIVE
     )
+    gradient_samples: int | None = flag(
+        None,
+        "of iw and dreg: how many of the samples, drawn by their weights, the gradient goes through; a few give nearly the "
+        "gradient of all at a third to a half of the time; none: all",
+        range=POSITIVE,
+    )
     kl_warmup_steps: int = flag(0, "optimizer steps in which the weight of the KL term grows to 1", range=NOT_NEGATIVE)
     free_bits: float = flag(
         0.0, "nats that the KL of a layer of latents counts for at least, image by image", range=NOT_NEGATIVE

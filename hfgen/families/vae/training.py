@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ class VAETask(OneOptimizer):
         latent_sizes: dimensions of each layer of latents.
         pipeline_type: what is made of the network.
         free_bits: nats that each layer's KL counts for at least, in training alone.
+        chooses: whether the objective takes the gradient through a part of the samples.
     """
 
     objective: Any
@@ -54,6 +55,7 @@ class VAETask(OneOptimizer):
     free_bits: float
     seed: int
     pipeline_type: type[DiffusionPipeline]
+    chooses: bool = False
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -62,12 +64,12 @@ class VAETask(OneOptimizer):
 
     @property
     def random(self) -> RandomSpec:
-        """Noise for each sample of q(z|x), and a number for each pixel that is binarised anew at each use."""
-        channels, height, width = self.image_shape
+        """Noise for each sample of q(z|x), numbers for pixels that are binarised anew at each use and for a choice of samples."""
         dynamic = self.objective.likelihood.binarization == "dynamic"
+        pixels = {"pixels": (math.prod(self.image_shape),)} if dynamic else {}
         return RandomSpec(
             normal={"noise": (self.num_latent_samples, sum(self.latent_sizes))},
-            uniform={"pixels": (channels * height * width,)} if dynamic else {},
+            uniform=pixels | ({"choice": ()} if self.chooses else {}),
         )
 
     @property
@@ -78,16 +80,17 @@ class VAETask(OneOptimizer):
     def loss(self, model: Callable, batch: Batch, optimizer: str) -> Terms:
         """The negative bound with a warm-up of its KL, and free bits."""
         weight = kl_weight(batch.step, self.kl_warmup_steps)
-        return self._terms(model, batch, weight, self.free_bits, Stream.TRAINING_NOISE)
+        choice = {"uniform": batch.random["choice"]} if self.chooses else {}
+        return self._terms(model, batch, Stream.TRAINING_NOISE, weight, self.free_bits, **choice)
 
     def held_out_loss(self, model: Callable, batch: Batch) -> Terms:
         """The negative bound."""
-        return self._terms(model, batch, 1.0, 0.0, Stream.VALIDATION_NOISE)
+        return self._terms(model, batch, Stream.VALIDATION_NOISE)
 
-    def _terms(self, model, batch: Batch, weight: float, free_bits: float, stream: Stream) -> Terms:
+    def _terms(self, model, batch: Batch, stream: Stream, *weights: float, **choice: torch.Tensor) -> Terms:
         kind = self.objective.likelihood.binarization
         x = binarize(kind, batch.data, batch.random.get("pixels"), batch.rows, (self.seed, stream))
-        return self.objective(model, x, batch.random["noise"].transpose(0, 1), weight, free_bits)
+        return self.objective(model, x, batch.random["noise"].transpose(0, 1), *weights, **choice)
 
     def pipeline(self, module: torch.nn.Module) -> DiffusionPipeline:
         """The model as it is."""
@@ -109,8 +112,11 @@ def make_task(
     """The task of the flags; `HfgenError` for more samples of q(z|x) than there is memory for."""
     model = config.model
     check_samples_fit(config, module, shape, sum(latent_sizes))
+    chooses = model.gradient_samples is not None
+    objective = OBJECTIVES[model.objective](module.likelihood)
     return VAETask(
-        objective=OBJECTIVES[model.objective](module.likelihood),
+        objective=replace(objective, gradient_samples=model.gradient_samples) if chooses else objective,
+        chooses=chooses,
         image_shape=shape,
         latent_sizes=latent_sizes,
         num_latent_samples=model.num_latent_samples,
@@ -121,8 +127,21 @@ def make_task(
     )
 
 
-def check_objective(model: Any) -> None:
+def check_objective(config: TrainingConfig) -> None:
     """Raise `HfgenError` for flags of the objective that do not go together."""
+    model = config.model
+    if config.optimization.compile and model.objective == "dreg":
+        # what is weighted is the gradient of z, which a compiled model keeps to itself
+        raise HfgenError(
+            "compile: not with objective=dreg, which weights gradients inside of the model; take iw, or leave it out"
+        )
+    chosen, samples = model.gradient_samples, model.num_latent_samples
+    if chosen is not None and model.objective not in ("iw", "dreg"):
+        raise HfgenError(
+            f"gradient_samples={chosen}: not with objective={model.objective}, whose samples have no weights"
+        )
+    if chosen is not None and chosen > samples:
+        raise HfgenError(f"gradient_samples={chosen}: there are num_latent_samples={samples}, take as many or fewer")
     if model.objective in ("iw", "dreg"):
         for name, what in (("kl_warmup_steps", "weight"), ("free_bits", "hold up")):
             value = getattr(model, name)
