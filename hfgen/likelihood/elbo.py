@@ -79,7 +79,8 @@ class VAEBounds:
         num_samples: k, samples of q for each image.
         values: float64 (N, len(names)) on the CPU, for each image the terms that `names` lists.
         unit_variances: float64 (sum of the layers' sizes,), Var_x of E_q[mean of q] for each latent, layer by layer. Burda et al.
-            2016, appendix C, call a unit active above 0.01.
+            2016, appendix C, call a unit active above 0.01. What the k samples add to it is taken off without bias; nan above
+            the first layer where k = 1 leaves that unknown.
         latent_sizes: of each layer.
     """
 
@@ -103,9 +104,10 @@ class VAEBounds:
         return standard_error(self.values[:, self.names.index(name)])
 
     @property
-    def active_units(self) -> tuple[int, ...]:
-        """How many latents of each layer are active."""
-        return tuple(int((part > ACTIVE).sum()) for part in self.unit_variances.split(self.latent_sizes))
+    def active_units(self) -> tuple[int | None, ...]:
+        """How many latents of each layer are active; None where that is not known."""
+        parts = self.unit_variances.split(self.latent_sizes)
+        return tuple(None if part.isnan().any() else int((part > ACTIVE).sum()) for part in parts)
 
 
 def _layer_names(layers: int) -> tuple[str, ...]:
@@ -164,8 +166,8 @@ def vae_bounds(
 
     done, hidden = len(kept["values"]), not is_first()
     with tqdm(total=len(images), initial=done, desc="evaluating", unit="image", disable=hidden) as bar:
-        for batch, (values, means) in shared(rows, found):
-            units = torch.stack([means.sum(0), means.square().sum(0)])
+        for batch, (values, means, squares) in shared(rows, found):
+            units = torch.stack([means.sum(0), squares.sum(0)])
             kept = {"values": torch.cat([kept["values"], values]), "units": kept["units"] + units}
             if time.monotonic() - saved_at > SAVE_SECONDS:
                 resumable.save("bounds", kept)
@@ -182,8 +184,8 @@ def _latent_sizes(vae: Any) -> tuple[int, ...]:
 
 def _batch_bounds(
     vae: VariationalAutoencoder, x: torch.Tensor, rows: torch.Tensor, num_samples: int, seed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The terms of each image, float64 (B, names), and the means of q in its latents, float64 (B, sum of the sizes)."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The terms of each image, float64 (B, names), the means of q in its latents, float64 (B, sum of the sizes), and their squares."""
     generators = [seeded(x.device, seed, Stream.EVALUATION, int(row)) for row in rows]
     kind, uniform = vae.likelihood.binarization, x.new_empty(0)
     if kind == "dynamic":
@@ -193,6 +195,7 @@ def _batch_bounds(
     log_weight = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     log_likelihood = torch.zeros_like(log_weight)
     kls, means = log_weight.new_zeros(len(sizes), len(x)), log_weight.new_zeros(len(x), sum(sizes))
+    squares = torch.zeros_like(means)
     for first in range(0, num_samples, SAMPLES_AT_ONCE):
         count = min(SAMPLES_AT_ONCE, num_samples - first)
         noise = torch.stack([_normal(g, posterior.mean, count, sum(sizes)) for g in generators], dim=1)
@@ -201,10 +204,15 @@ def _batch_bounds(
             log_weight = torch.logaddexp(log_weight, torch.logsumexp(part.log_likelihood - part.log_ratio, 0))
             kls += part.kls.sum(1)
             means += part.means.sum(0)
+            squares += part.means.square().sum(0)
     reconstruction, kls, means = -log_likelihood / num_samples, kls / num_samples, means / num_samples
+    # of a mean over k samples of z the square is too large by their variance over k; that of z_1's mean, which has none, is exact
+    above = squares[:, sizes[0] :] / num_samples - means[:, sizes[0] :].square()
+    squares = means.square()
+    squares[:, sizes[0] :] -= above / (num_samples - 1 or math.nan)
     kl = kls.sum(0)
     terms = [reconstruction, kl, reconstruction + kl, math.log(num_samples) - log_weight]
-    return torch.stack([*terms, *(kls if len(sizes) > 1 else ())], dim=1), means
+    return torch.stack([*terms, *(kls if len(sizes) > 1 else ())], dim=1), means, squares
 
 
 def _normal(generator: torch.Generator, like: torch.Tensor, count: int, size: int) -> torch.Tensor:

@@ -62,10 +62,10 @@ def evaluate_bounds(vae: Any, data: EvaluationImages, settings: LikelihoodSettin
 
 
 def _layer_names(bounds: VAEBounds) -> dict[str, str]:
-    """Of several layers the KL of each, with how many of its latents are active."""
+    """Of several layers the KL of each, with how many of its latents are active where that is known."""
     layers = zip(bounds.names[len(bounds.NAMES) :], bounds.active_units, bounds.latent_sizes, strict=False)
     return {
-        name: f"KL of layer {layer} ({active} of {size} latents active)"
+        name: f"KL of layer {layer}" + ("" if active is None else f" ({active} of {size} latents active)")
         for layer, (name, active, size) in enumerate(layers, 1)
     }
 
