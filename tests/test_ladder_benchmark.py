@@ -45,15 +45,16 @@ def test_models_stand_on_their_rung(ladder, tmp_path, capsys):
         save(tmp_path, "vae", {"iw_samples": 10}, 1.5, 1.4),
         save(tmp_path, "binary", {"iw_samples": 10}, 0.2, quantity="log-likelihood of binarised pixels"),
         save(tmp_path, "other", {"T": 10}, 3.0, dataset="cifar10"),
+        save(tmp_path, "flow", {"iw_samples": 16, "coupling": "affine"}, 1.03, 1.02),
     ]
     rungs = [ladder.rung(path, "mnist", "test") for path in paths]
-    assert [rung and rung.layers for rung in rungs] == [math.inf, 1000, 3, 1, None, None]
+    assert [rung and rung.layers for rung in rungs] == [math.inf, 1000, 3, 1, None, None, None]
     assert rungs[2] == ladder.Rung("chain", 3, 1.3, 1.2)
     capsys.readouterr()
     assert ladder.main([*map(str, paths), "--out", str(tmp_path / "ladder.png")]) == 0
     told = capsys.readouterr()
     assert [line.split()[-1] for line in told.out.splitlines()] == ["vae", "chain", "ddpm", "vdm"]
-    assert told.err.count("left out") == 2
+    assert told.err.count("left out") == 3
     assert min(Image.open(tmp_path / "ladder.png").size) > 300
 
 
