@@ -181,8 +181,8 @@ class VAEPipeline(DiffusionPipeline):
             return torch.where(x < 0, -1.0, 1.0).to(x.dtype)
         if isinstance(generator, list):
             return torch.cat([self._binarized(row[None], g) for row, g in zip(x, generator, strict=True)])
-        uniform = torch.rand(x.shape, generator=generator, device=generator.device).to(x)
-        return torch.where(2 * uniform < x + 1, 1.0, -1.0).to(x.dtype)
+        uniform = torch.rand(x.shape, generator=generator, device=generator.device).to(x.device)
+        return torch.where(2 * uniform < x.to(torch.promote_types(x.dtype, uniform.dtype)) + 1, 1.0, -1.0).to(x.dtype)
 
     def _decode(
         self, z: torch.Tensor, *, batch_size: int, generator: Generators = None, sample_pixels: bool = False

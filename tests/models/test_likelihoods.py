@@ -370,3 +370,12 @@ def test_row_i_of_a_sample_depends_on_generator_i_alone(name):
 def test_as_many_generators_as_rows(name):
     with pytest.raises(ValueError, match="shorter"):
         CASES[name].sample(random_outputs(name, 4, 1, 2, 2), [seeded(0)] * 3)
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_outputs_in_bf16_are_drawn_from_by_the_same_numbers_as_in_float32(name):
+    """Numbers drawn in 16 bits are multiples of 1/256 and sometimes 1."""
+    outputs = random_outputs(name, 4, 1, 6, 6, dtype=torch.bfloat16)
+    drawn = CASES[name].sample(outputs, seeded(1))
+    assert drawn.dtype == torch.bfloat16
+    assert drawn.equal(CASES[name].sample(outputs.float(), seeded(1)).bfloat16())

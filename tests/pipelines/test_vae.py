@@ -771,6 +771,13 @@ def test_weights_in_another_precision(saved):
     assert half.encode(digits()).mean.dtype == torch.bfloat16
 
 
+def test_white_stays_white_in_another_precision():
+    """A float32 number above 0.998 is 1 in bf16."""
+    pipeline = VAEPipeline(tiny_vae(likelihood="bernoulli").bfloat16())
+    white = torch.ones(500, 1, 8, 8, dtype=torch.bfloat16)
+    assert pipeline._binarized(white, seeded()).equal(white)
+
+
 def test_a_model_at_hand_takes_the_place_of_the_saved_one(poisoned):
     vae = tiny_vae(likelihood="bernoulli")
     assert VAEPipeline.from_pretrained(poisoned, vae=vae).vae is vae

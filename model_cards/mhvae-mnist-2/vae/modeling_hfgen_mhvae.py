@@ -100,7 +100,8 @@ class Bernoulli:
         return outputs.sigmoid() * 2 - 1
 
     def sample(self, outputs: torch.Tensor, generator: Generators = None) -> torch.Tensor:
-        return (_draw(torch.rand, outputs, generator) < outputs.sigmoid()).to(outputs.dtype) * 2 - 1
+        white = _precise(outputs).sigmoid()
+        return (_draw(torch.rand, white, generator) < white).to(outputs.dtype) * 2 - 1
 
 
 class _BernoulliLogProb(torch.autograd.Function):
@@ -211,7 +212,7 @@ class DiscretizedLogistic:
         return mean
 
     def sample(self, outputs: torch.Tensor, generator: Generators = None) -> torch.Tensor:
-        location, log_scale = self._split(outputs)
+        location, log_scale = self._split(_precise(outputs))
         u = _draw(torch.rand, location, generator).clamp(1e-7, 1 - 1e-7)
         values = location + log_scale.exp() * (u.log() - (-u).log1p())
         return _from_level(_to_level(values.clamp(-1, 1)), outputs.dtype)
@@ -280,7 +281,7 @@ class Categorical:
         return self._logits(outputs).softmax(-1) @ values
 
     def sample(self, outputs: torch.Tensor, generator: Generators = None) -> torch.Tensor:
-        logits = self._logits(outputs)
+        logits = self._logits(_precise(outputs))
         u = _draw(torch.rand, logits, generator).clamp(min=1e-20)
         return _from_level((logits - (-u.log()).log()).argmax(-1), outputs.dtype)
 
@@ -421,8 +422,8 @@ class _MHVAE(ModelMixin, ConfigMixin):
             )
         outputs = _rows(self.decoders[0], z)
         if self.log_variance is not None:
-            log_variance = self.log_variance.to(outputs.dtype).expand_as(outputs)
-            outputs = torch.cat([outputs, log_variance], dim=-3)
+            outputs = _precise(outputs)
+            outputs = torch.cat([outputs, self.log_variance.to(outputs.dtype).expand_as(outputs)], dim=-3)
         return outputs
 
     def decode(
@@ -717,6 +718,12 @@ def _activation(name: str) -> type[nn.Module]:
     return ACTIVATIONS[name]
 
 
+# Copied from hfgen.models.modeling_hfgen_vae._precise
+def _precise(x: torch.Tensor) -> torch.Tensor:
+    """In float32 or better: uniform numbers in 16 bits are too coarse, and some of them 1."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 # Copied from hfgen.models.modeling_hfgen_vae._draw
 def _draw(draw: Callable[..., torch.Tensor], like: torch.Tensor, generator: Generators) -> torch.Tensor:
     """Numbers of `like`'s shape from `torch.rand` or `torch.randn`; a list holds a generator for each row."""
@@ -733,7 +740,7 @@ def _to_level(x: torch.Tensor) -> torch.Tensor:
 
 # Copied from hfgen.models.modeling_hfgen_vae._from_level
 def _from_level(level: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return level.to(dtype) * BIN - 1
+    return (level.to(torch.promote_types(dtype, torch.float32)) * BIN - 1).to(dtype)
 
 
 # Copied from hfgen.pipelines.saving.save_code

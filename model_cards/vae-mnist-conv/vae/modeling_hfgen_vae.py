@@ -92,7 +92,8 @@ class Bernoulli:
         return outputs.sigmoid() * 2 - 1
 
     def sample(self, outputs: torch.Tensor, generator: Generators = None) -> torch.Tensor:
-        return (_draw(torch.rand, outputs, generator) < outputs.sigmoid()).to(outputs.dtype) * 2 - 1
+        white = _precise(outputs).sigmoid()
+        return (_draw(torch.rand, white, generator) < white).to(outputs.dtype) * 2 - 1
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class DiscretizedLogistic:
         return mean
 
     def sample(self, outputs: torch.Tensor, generator: Generators = None) -> torch.Tensor:
-        location, log_scale = self._split(outputs)
+        location, log_scale = self._split(_precise(outputs))
         u = _draw(torch.rand, location, generator).clamp(1e-7, 1 - 1e-7)
         values = location + log_scale.exp() * (u.log() - (-u).log1p())
         return _from_level(_to_level(values.clamp(-1, 1)), outputs.dtype)
@@ -234,7 +235,7 @@ class Categorical:
         return self._logits(outputs).softmax(-1) @ values
 
     def sample(self, outputs: torch.Tensor, generator: Generators = None) -> torch.Tensor:
-        logits = self._logits(outputs)
+        logits = self._logits(_precise(outputs))
         u = _draw(torch.rand, logits, generator).clamp(min=1e-20)
         return _from_level((logits - (-u.log()).log()).argmax(-1), outputs.dtype)
 
@@ -317,8 +318,8 @@ class _VAE(ModelMixin, ConfigMixin):
             raise ValueError(f"latents of shape {tuple(z.shape)}: this model takes (B, {self.config.latent_size})")
         outputs = self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
         if self.log_variance is not None:
-            log_variance = self.log_variance.to(outputs.dtype).expand_as(outputs)
-            outputs = torch.cat([outputs, log_variance], dim=-3)
+            outputs = _precise(outputs)
+            outputs = torch.cat([outputs, self.log_variance.to(outputs.dtype).expand_as(outputs)], dim=-3)
         return outputs
 
     def decode(
@@ -481,6 +482,11 @@ def _up(inputs: int, outputs: int, act: type[nn.Module], padding_mode: str) -> l
     return [nn.Conv2d(inputs, inputs, 3, padding=1, padding_mode=padding_mode), act(), *up, act()]
 
 
+def _precise(x: torch.Tensor) -> torch.Tensor:
+    """In float32 or better: uniform numbers in 16 bits are too coarse, and some of them 1."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _draw(draw: Callable[..., torch.Tensor], like: torch.Tensor, generator: Generators) -> torch.Tensor:
     """Numbers of `like`'s shape from `torch.rand` or `torch.randn`; a list holds a generator for each row."""
     if isinstance(generator, list):
@@ -494,7 +500,7 @@ def _to_level(x: torch.Tensor) -> torch.Tensor:
 
 
 def _from_level(level: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return level.to(dtype) * BIN - 1
+    return (level.to(torch.promote_types(dtype, torch.float32)) * BIN - 1).to(dtype)
 
 
 # Copied from hfgen.pipelines.saving.save_code
