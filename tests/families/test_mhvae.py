@@ -173,6 +173,17 @@ def test_its_choices_train(train, tmp_path, changes):
         assert model.module.latent_sizes == changes["latent_sizes"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "--dynamo_backend"), ("ACCELERATE_USE_FSDP", "true", "--use_fsdp")],
+)
+def test_what_accelerate_launch_would_do_to_weighted_gradients_is_refused(train, monkeypatch, name, value, words):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr("hfgen.trainer.setup.check_sharding", lambda *_, **__: None)
+    with pytest.raises(hfgen.HfgenError, match=f"objective=dreg.*{words} of accelerate launch"):
+        train(objective="dreg", num_latent_samples=3)
+
+
 def test_held_out_losses_are_the_bound_whatever_holds_the_layers_up(train, tmp_path):
     """Without a step: free bits and the warm-up are of the training alone."""
     changes = {"max_train_steps": 1, "num_epochs": None, "learning_rate": 1e-30}
@@ -221,7 +232,7 @@ def test_a_trained_model_is_gone_on_from(train, tmp_path):
             "gradient_samples=4: there are num_latent_samples=3, take as many or fewer",
         ),
         ({"objective": "dreg", "gradient_samples": 0}, "gradient_samples=0: it must be greater than 0"),
-        ({"objective": "dreg", "compile": True}, "compile: not with objective=dreg"),
+        ({"objective": "dreg", "compile": True}, "objective=dreg weights gradients .* leave out --compile"),
         ({"num_latent_samples": 10**12}, "num_latent_samples=1000000000000 of train_batch_size=16"),
     ],
     ids=str,

@@ -40,8 +40,8 @@ class VariationalFlags:
     )
     gradient_samples: int | None = flag(
         None,
-        "of iw and dreg: how many of the samples, drawn by their weights, the gradient goes through; a few give nearly the "
-        "gradient of all at a third to a half of the time; none: all",
+        "of iw and dreg: how many of the samples, drawn by their weights, the gradient goes through, in the mean the same "
+        "gradient; 8 of 50 take 0.6 times as long; none: all",
         range=POSITIVE,
     )
     kl_warmup_steps: int = flag(0, "optimizer steps in which the weight of the KL term grows to 1", range=NOT_NEGATIVE)

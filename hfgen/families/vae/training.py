@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -109,9 +110,14 @@ def make_task(
     latent_sizes: tuple[int, ...],
     pipeline_type: type[DiffusionPipeline],
 ) -> VAETask:
-    """The task of the flags; `HfgenError` for more samples of q(z|x) than there is memory for."""
+    """The task of the flags; `HfgenError` for more samples of q(z|x) than there is memory for, and for what cannot be sharded."""
     model = config.model
     check_samples_fit(config, module, shape, sum(latent_sizes))
+    if model.objective == "dreg" and len(latent_sizes) > 1 and os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        # a sharded network gathers its own weights and forgets that they are to be constants
+        raise HfgenError(
+            "objective=dreg of several layers: not with --use_fsdp of accelerate launch, take iw or leave it out"
+        )
     chooses = model.gradient_samples is not None
     objective = OBJECTIVES[model.objective](module.likelihood)
     return VAETask(
@@ -130,10 +136,12 @@ def make_task(
 def check_objective(config: TrainingConfig) -> None:
     """Raise `HfgenError` for flags of the objective that do not go together."""
     model = config.model
-    if config.optimization.compile and model.objective == "dreg":
+    compiled = config.optimization.compile or os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no"
+    if compiled and model.objective == "dreg":
         # what is weighted is the gradient of z, which a compiled model keeps to itself
         raise HfgenError(
-            "compile: not with objective=dreg, which weights gradients inside of the model; take iw, or leave it out"
+            "objective=dreg weights gradients inside of the model, where no compiler lets it: leave out --compile and "
+            "--dynamo_backend of accelerate launch, or take iw"
         )
     chosen, samples = model.gradient_samples, model.num_latent_samples
     if chosen is not None and model.objective not in ("iw", "dreg"):
