@@ -35,7 +35,9 @@ MHVAE_PRESETS: dict[str, dict[str, Any]] = {
         likelihood="bernoulli",
         latent_bound=6.0,
     ),
-    "mnist-8bit": _conv(latent_channels=[4, 8], block_out_channels=[64, 64], likelihood="categorical"),
+    "mnist-8bit": _conv(
+        latent_channels=[4, 8], block_out_channels=[48, 64], activation="silu", likelihood="categorical"
+    ),
     "rgb-32": _conv(latent_channels=[8, 16], block_out_channels=[48, 48], likelihood="discretized_logistic_rgb"),
 }
 
