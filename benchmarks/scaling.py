@@ -33,6 +33,7 @@ from hfgen.configs.training import DataConfig
 from hfgen.core.device import keep_freed_memory
 from hfgen.core.history import HISTORY_FILE, read_history
 from hfgen.data.training_set import load_training_set
+from hfgen.results import TRAINING_FILE, TrainingRecord
 
 TRAINER = Path(__file__).parents[1] / "training" / "train_ddpm.py"
 UNET = "grey-32"
@@ -62,7 +63,7 @@ SMALL = Size(
     side=(8, 16),
     batch=(2, 4),
     images=(20, 40),
-    processes=(1,),
+    processes=(1, 2),
     num_steps=(2, 4),
     drawn=(2, 4),
     evaluations=(100, 200),
@@ -109,7 +110,7 @@ def training(size: Size, *, count: int = 600, side: int = 32, batch: int = 16) -
 
 
 def processes(size: Size, *, number: int) -> dict:
-    """A training of the digits by DDP, the same whole batch shared out."""
+    """A training of the digits by DDP, the same whole batch shared out; torchrun, as accelerate launch --cpu starts one process."""
     steps = 12 * size.timed
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model"
@@ -120,9 +121,10 @@ def processes(size: Size, *, number: int) -> dict:
             "logging_steps": max(2, steps // 6),
         }
         flags |= {"save_images_epochs": 0, "logger": "none", "output_dir": out}
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(number)]
-        launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
         subprocess.run([*launch, str(TRAINER), *(f"--{k}={v}" for k, v in flags.items())], check=True)
+        if TrainingRecord.load(out / TRAINING_FILE).processes != number:
+            raise SystemExit(f"{number} processes were asked for and others ran")
         rates = [row["images_per_second"] for row in read_history(out / HISTORY_FILE) if "images_per_second" in row]
     rate = statistics.median(rates[1:])
     return {"s a step": 64 / rate, "images/s": rate}

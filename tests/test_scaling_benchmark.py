@@ -41,7 +41,7 @@ def test_messages_of_a_ring(scaling):
 @pytest.mark.slow
 def test_the_script_in_small(repository, tmp_path):
     out, page = tmp_path / "scaling.json", tmp_path / "scaling.md"
-    axes = ["side", "batch", "images", "num_steps", "drawn", "evaluations"]
+    axes = ["side", "batch", "images", "processes", "num_steps", "drawn", "evaluations"]
     command = [sys.executable, repository / "benchmarks" / "scaling.py", "--small", "--axes", *axes]
     subprocess.run([*command, "--out", out, "--markdown", page], check=True)
     tables = json.loads(out.read_text())["axes"]
@@ -49,6 +49,7 @@ def test_the_script_in_small(repository, tmp_path):
     assert [row["side"] for row in tables["side"]] == [8, 16]
     for name, rows in tables.items():
         assert len(rows) == 2
-        assert all(row["MiB more"] >= 0 for row in rows), name
+        # what launched processes take is not this one's
+        assert all(row["MiB more"] >= 0 for row in rows) if name != "processes" else rows[1]["images/s"] > 0, name
     assert tables["num_steps"][1]["s"] > tables["num_steps"][0]["s"]
     assert "## More devices, on paper" in page.read_text()
