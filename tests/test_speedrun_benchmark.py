@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from accelerate.state import AcceleratorState, GradientState
+from latent_repositories import save_autoencoder
 
 from hfgen.evaluation import synthetic
 
@@ -62,9 +63,22 @@ def test_an_autoencoder_has_its_share_of_the_seconds(speedrun, monkeypatch):
         return folder
 
     monkeypatch.setattr(speedrun, "trained", trained)
+    monkeypatch.setattr(speedrun, "seconds_to_encode", lambda config: 6.0)
     (row,) = (row for row in speedrun.ROWS.values() if row.autoencoder)
     first, _ = speedrun.trainings(speedrun.parse_args(["--seconds", "90"]), row)
-    assert begun == [("autoencoder", None, 30.0), ("ddpm", str(first), 60.0)]
+    assert begun == [("autoencoder", None, 30.0), ("ddpm", str(first), 54.0)]
+
+
+def test_encoding_is_timed(speedrun, tmp_path):
+    which = {"config": str(speedrun.TRAINING / "dit-digits.yaml")}
+    flags = {"dataset_name": "digits", "autoencoder": save_autoencoder(tmp_path / "vae")}
+    assert speedrun.seconds_to_encode(speedrun.parse(speedrun.parse_args([]), flags, **which)) > 0
+
+
+def test_too_few_samples_are_told_before_a_training(speedrun, capsys):
+    with pytest.raises(SystemExit):
+        speedrun.parse_args(["--samples", "64"])
+    assert "--samples 64: the Frechet distance needs 65 at least" in capsys.readouterr().err
 
 
 def test_a_gan_has_all_of_them_and_takes_no_steps_to_draw(speedrun, monkeypatch, tmp_path):
