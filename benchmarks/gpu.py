@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from hfgen.core.history import HISTORY_FILE, read_history
 
 Rows = Iterator[dict]
 MARK = "ROW "
+TOLD_LINES, TOLD_CHARACTERS = 20, 2000
 TRAINER = Path(__file__).parents[1] / "training" / "train_ddpm.py"
 PRECISIONS = {"no": "float32", "bf16": "bf16"}
 LEAST_SECONDS = 5.0
@@ -185,7 +187,7 @@ def likelihood(args) -> Rows:
 
 def sharded(args) -> Rows:
     """A short training whose network is sharded beside one whose is not, each by `accelerate launch` on one process."""
-    for name, words in {"plain": [], "FSDP2": FSDP2}.items():
+    for name, words in {"FSDP2": FSDP2, "plain": []}.items():  # what is less sure to fit into the time first
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "model"
             flags = {
@@ -245,8 +247,11 @@ PARTS = {
 
 
 def run_part(command: Sequence[str], seconds: float, on_row: Callable[[dict], None]) -> str:
-    """Run the process of a part, ended with all that it has begun after `seconds`; returns how it ended, in words."""
-    late = threading.Event()
+    """Run the process of a part, ended with all that it has begun after `seconds`; returns how it ended, in words.
+
+    They have what a failed one told last, and the line by which steps were not captured after all.
+    """
+    late, told = threading.Event(), deque[str](maxlen=TOLD_LINES)
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
 
@@ -260,14 +265,18 @@ def run_part(command: Sequence[str], seconds: float, on_row: Callable[[dict], No
             for line in process.stdout:
                 if line.startswith(MARK):
                     on_row(json.loads(line.removeprefix(MARK)))
+                elif line.strip():
+                    told.append(line.strip())
             code = process.wait()
         finally:
             timer.cancel()
         if late.is_set():
             return f"out of time after {seconds:.0f} s"
         errors.seek(0)
-        told = errors.read().strip().splitlines() or [f"status {code}"]
-    return "done" if code == 0 else f"failed: {told[-1][:300]}"
+        told.extend(line.strip() for line in errors if line.strip())
+    if code == 0:
+        return "; ".join(["done", *(line for line in told if line.startswith("--capture"))])
+    return f"failed: {' | '.join(told or [f'status {code}'])[-TOLD_CHARACTERS:]}"
 
 
 def kill_all(pid: int) -> None:
@@ -289,7 +298,8 @@ def goals(parts: dict) -> list[tuple[str, float, float, bool]]:
     """Of those whose rows there are: in words, what is wanted, what was measured, and whether less is better."""
     loop = {"batch": 64, "precision": "float32", "loop": "hfgen"}
     eager, pil = found(parts, "eager", **loop), found(parts, "eager", **loop | {"loop": "PIL DataLoader"})
-    fast = found(parts, "captured", **loop) or eager
+    were = "not captured" not in parts.get("captured", {}).get("ended", "")
+    fast = (found(parts, "captured", **loop) if were else None) or eager
     drawn = [found(parts, "sampling", batch=64, mode=mode) for mode in ("captured", "eager")]
     run = found(parts, "speedrun")
     told = []

@@ -28,7 +28,12 @@ def measured(loop, rate, precision="float32", ratio=1.0):
     [
         ("", "done"),
         ("import time; time.sleep(60)", "out of time after 1 s"),
-        ("raise ValueError('no such card')", "failed: ValueError: no such card"),
+        ("import sys; sys.exit('no such card')", "failed: no such card"),
+        (
+            "import sys; sys.stderr.write('the reason\\n'); sys.exit('Command failed')",
+            "failed: the reason | Command failed",
+        ),
+        ("print('--capture: steps are not captured, as x')", "done; --capture: steps are not captured, as x"),
     ],
 )
 def test_rows_of_a_part_are_kept_however_it_ends(gpu, code, ended):
