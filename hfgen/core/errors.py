@@ -35,6 +35,7 @@ NO_MEMORY = re.compile(
 WANTED_BYTES = re.compile(r"allocate (\d+) bytes")
 WANTED = re.compile(r"allocate ([\d.]+ [KMGTPE]iB)", re.IGNORECASE)
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [^)]*\) (.*)")
+LATE_PEER = re.compile(r"timed out waiting|watchdog.*timeout|socket timeout", re.IGNORECASE)
 DEAD_PEER = re.compile(
     r"closed by peer|Connection (?:reset|refused)|Broken pipe|gloo|NCCL|TCPStore|recvBytes", re.IGNORECASE
 )
@@ -70,7 +71,10 @@ def explain(error: BaseException) -> str:
         return dead_worker(dead[1])
     if isinstance(error, OSError) and error.errno is not None:
         return refused(error)
-    if os.environ.get("WORLD_SIZE", "1") != "1" and isinstance(error, RuntimeError) and DEAD_PEER.search(text):
+    together = os.environ.get("WORLD_SIZE", "1") != "1" and isinstance(error, RuntimeError)
+    if together and LATE_PEER.search(text):
+        return f"another process of this work has not answered in time ({text[:120]}): see whether it hangs or its machine is gone"
+    if together and DEAD_PEER.search(text):
         return f"another process of this work has ended ({text[:120]}): see what it told, or whether its machine ran out of memory"
     told = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{told}; hfgen did not foresee this: run again with --debug for the whole traceback"

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, gather_object
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gather_object
 
 from hfgen.configs.training import TrainingConfig
 from hfgen.core.errors import HfgenError, explain
-from hfgen.core.processes import SECONDS_TO_LET_GO
+from hfgen.core.processes import LONGEST_WAIT, SECONDS_TO_LET_GO
 
 LOGS = "logs"
 Result = TypeVar("Result")
@@ -42,6 +42,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         mixed_precision=optimization.mixed_precision,
         gradient_accumulation_steps=optimization.gradient_accumulation_steps,
         step_scheduler_with_optimizer=False,
+        # for as long the main process may draw, measure and save by itself
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
         log_with=None if logger == "none" else logger,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / LOGS)),
     )

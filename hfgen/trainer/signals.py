@@ -18,6 +18,7 @@ from accelerate import Accelerator
 
 from hfgen.core.device import LAUNCHED
 from hfgen.core.ending import Interrupted
+from hfgen.core.processes import LONGEST_WAIT
 
 # a launcher and the terminal may both pass on one Ctrl-C
 TWICE_SECONDS = 1.0
@@ -139,7 +140,7 @@ class Agreement:
         self.group, self.lag = None, 1 if accelerator.device.type == "cpu" else GPU_LAG
         self.under_way: deque[tuple[Any, torch.Tensor]] = deque()
         if accelerator.num_processes > 1 and torch.distributed.is_initialized():
-            self.group = torch.distributed.new_group(backend="gloo")
+            self.group = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
 
     def __call__(self, value: int) -> int:
         """Call it equally often on all processes."""

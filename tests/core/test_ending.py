@@ -61,6 +61,10 @@ def end(error, debug=False):
             "another process of this work has",
         ),
         (
+            RuntimeError("[../gloo/unbound_buffer.cc:84] Timed out waiting 1800000ms for recv operation to complete"),
+            "another process of this work has not answered in time .*hangs or its machine is gone$",
+        ),
+        (
             KeyError("a\nb"),
             r"KeyError: 'a\\nb'; hfgen did not foresee this: run again with --debug for the whole traceback$",
         ),
