@@ -124,7 +124,7 @@ class ImageStream:
 
     def _label(self, entry: Entry) -> int:
         label = entry.values[self.label_column]
-        if label is None:
+        if label is None or (isinstance(label, int) and label < 0):  # -1 is how `datasets` writes it
             raise HfgenError(f"label_column={self.label_column!r} has no class in row {self._place(entry)}: fill it in")
         return label
 

@@ -108,6 +108,12 @@ class TrainingSet:
             raise HfgenError(
                 "class_conditional needs a column of classes in the training and the held-out split: name it with --label_column"
             )
+        for split, labels in (("training", self.train_labels), ("held-out", self.labels)):
+            without = int((labels < 0).sum())
+            if without:
+                raise HfgenError(
+                    f"class_conditional: {without:,} of the {split} images have no class (-1): leave them out, or name another split"
+                )
         return list(self.class_names)
 
     @property

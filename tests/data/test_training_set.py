@@ -97,3 +97,24 @@ def test_mistakes_are_named(wide_folder):
         load(dataset_name=wide_folder, label_column="class")
     with pytest.raises(HfgenError, match="train_split='training' is not in the dataset: it has train, test"):
         load(dataset_name=wide_folder, train_split="training")
+
+
+@pytest.mark.parametrize(("split", "told"), [("train", "training"), ("test", "held-out")])
+def test_images_without_a_class_are_refused_where_a_network_is_told_classes(split, told):
+    """-1 is how `datasets` writes that there is none, as many test splits have it."""
+    labels = {"train": [0, 1] * 10, "test": [1, 0]}
+    labels[split][1] = -1
+    features = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
+    source = DatasetDict(
+        {
+            name: Dataset.from_dict(
+                {"image": [np.full((8, 8), i, np.uint8) for i in range(len(own))], "label": own}, features=features
+            )
+            for name, own in labels.items()
+        }
+    )
+    data = DataConfig(dataset=source, validation_split="test")
+    accelerator = Accelerator(cpu=True)
+    images = load_training_set(data, channels=None, resolution=None, seed=0, accelerator=accelerator)
+    with pytest.raises(HfgenError, match=f"class_conditional: 1 of the {told} images have no class"):
+        images.told_classes()
