@@ -62,8 +62,12 @@ class Shards:
             ) from error
 
     def place(self, shard: int) -> str:
-        """A shard in words."""
-        return f"shard {self.names[shard] if self.names else shard}"
+        """A shard in words; one of several of a file is a row group of it."""
+        if not self.names:
+            return f"shard {shard}"
+        name = self.names[shard]
+        group = f"row group {self.names[:shard].count(name)} of " if self.names.count(name) > 1 else ""
+        return f"{group}shard {name}"
 
 
 class Entry(NamedTuple):

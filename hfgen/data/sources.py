@@ -147,12 +147,14 @@ def choose_splits(
 ) -> Splits:
     """The training split and the held-out one.
 
-    Without a split named `validation_split` a tenth of the training images is held out, 2,000 at most, by `seed`,
-    with the classes in proportion when the labels are known.
+    Without a split named `validation_split`, or where that is the training split, a tenth of the training images is held out,
+    2,000 at most, by `seed`, with the classes in proportion when the labels are known.
 
     Raises `HfgenError` for an unknown or empty split.
     """
     train = _split(source, train_split)
+    if validation_split == train_split:
+        validation_split = None
     if validation_split is not None and validation_split in source:
         return Splits(
             train=train,

@@ -8,7 +8,7 @@ from itertools import islice
 
 import fsspec
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDataset, IterableDatasetDict
-from datasets.data_files import get_data_patterns
+from datasets.data_files import DataFilesList, get_data_patterns
 
 from hfgen.configs.training import CaptionedData, DataConfig, OptimizationConfig
 from hfgen.core.errors import HfgenError, one_line
@@ -52,7 +52,7 @@ def check_data(data: DataConfig) -> None:
 def streamed_splits(data: DataConfig) -> tuple[Splits, Shards, str, str | None]:
     """The first rows to train on and those held out, the shards of the rest, and the columns of images and classes.
 
-    Held out is the beginning of the split named `validation_split`, or where there is none that of the training split.
+    Held out is the beginning of the split named `validation_split`, or where there is none, or it is the training split, of that.
 
     Raises `HfgenError` for an unknown split or column, for classes without names, and for a stream that ends too soon.
     """
@@ -65,14 +65,15 @@ def streamed_splits(data: DataConfig) -> tuple[Splits, Shards, str, str | None]:
     columns = [column] if label_column is None else [column, label_column]
     shards, count = _shards(train, columns), data.max_validation_samples or HELD_OUT_MOST
     entries = _entries(shards)
-    if data.validation_split in streams:
-        first, split = 0, str(data.validation_split)
+    named = None if data.validation_split == data.train_split else data.validation_split
+    if named in streams:
+        first, split = 0, str(named)
         taken = list(islice(_entries(_shards(_part(streams, split), columns)), count))
         words = f"the first {len(taken):,} images of split {split!r}"
     else:
         split, taken = data.train_split, list(islice(entries, count))
         shards, first = _without(shards, taken), len(taken)
-        missing = "" if data.validation_split is None else f" (there is no split {data.validation_split!r})"
+        missing = "" if named is None else f" (there is no split {named!r})"
         words = f"the first {first:,} images of {split!r}{missing}"
     looked_at = list(islice(entries, LOOKED_AT))
     if not taken or not looked_at:
@@ -132,14 +133,23 @@ def _of_url(place: str, cache_dir: str | None) -> IterableDatasetDict:
             files = {TRAIN: [place]}
         else:
             base = place.rstrip("/")
-            files = {split: [f"{base}/{name}" for name in names] for split, names in get_data_patterns(base).items()}
             system, path = fsspec.core.url_to_fs(base)
             ending = next(name.rpartition(".")[2] for name in system.find(path) if name.rpartition(".")[2] in BUILDERS)
+            files = {
+                split: _shards_among([f"{base}/{name}" for name in names], f".{ending}")
+                for split, names in get_data_patterns(base).items()
+            }
+            files = {split: names for split, names in files.items() if names}
     except (OSError, ValueError, ImportError, StopIteration) as error:  # whatever a kind of storage has for: not there
         raise HfgenError(
             f"{place!r} has no shards to read ({one_line(error, 160) or 'no .parquet, .tar or .arrow'}): check the name"
         ) from error
     return load_by(BUILDERS[ending], shown=place, data_files=files, cache_dir=cache_dir, streaming=True)
+
+
+def _shards_among(patterns: list[str], ending: str) -> list[str]:
+    """The files of these patterns that are shards: beside them often lie others, such as _SUCCESS or a README."""
+    return [name for name in DataFilesList.from_patterns(patterns) if name.endswith(ending)]
 
 
 def _stream(part: Dataset | IterableDataset) -> IterableDataset:

@@ -127,6 +127,14 @@ def test_a_missing_split_is_replaced_and_said():
     assert splits.held_out == "5 taken from 'train' (there is no split 'valid')"
 
 
+def test_the_training_split_is_not_held_out_whole():
+    """Else a model would be measured on what it was trained on."""
+    splits = choose_splits(DatasetDict(train=rows(50)), "train", "train", label_column=None, seed=0)
+    assert splits.held_out == "5 taken from 'train'"
+    assert not set(splits.rows) & set(splits.train_rows)
+    assert len(splits.train) == 45
+
+
 def test_held_out_images_are_a_function_of_the_seed():
     source = DatasetDict(train=rows(200))
     first, again, other = (

@@ -170,6 +170,8 @@ def test_shards_of_a_tar_from_a_folder_and_of_any_storage(tmp_path, streamed):
 
     memory = fsspec.filesystem("memory")
     memory.put(write_parquet(tmp_path / "data", 4) + "/", "/bucket/data/", recursive=True)
+    memory.touch("/bucket/data/_SUCCESS")  # as Spark leaves beside its shards
+    memory.pipe("/bucket/README.md", b"# Pictures")
     for place in ("memory://bucket", "memory://bucket/data/train-*.parquet"):
         stored = load(place)
         assert stored.origin.name == place
@@ -186,6 +188,16 @@ def test_a_named_split_is_held_out_and_an_only_file_read_by_row_groups(tmp_path)
     assert levels(images.train.images) == list(range(ROWS))
     assert images.held_out == "the first 15 images of split 'validation'"
     assert len(images.stream.shards.usable) == 10
+    lane = images.stream.lane(0, 1, None)
+    images.stream.segment([lane], 20)
+    assert images.stream.shards.place(9).startswith("row group 9 of shard ")
+    assert images.stream.shards.place(9).endswith("train-00000-of-00001.parquet")
+
+
+def test_the_training_split_named_for_validation_is_held_out_from(parquet):
+    images = load(parquet, validation_split="train")
+    assert images.held_out == "the first 15 images of 'train'"
+    assert set(given(images.stream.share(rows=105, num_processes=1, process_index=0), 1)[0]) <= set(range(15, ROWS))
 
 
 def test_datasets_from_python_and_the_digits(parquet):
@@ -274,6 +286,7 @@ def test_bad_sources(tmp_path, parquet):
             "row 13 of shard .*train-00001-of-00002.parquet of image column .* unreadable",
         ),
         ("label", None, "label_column='label' has no class in row 13 of shard .*train-00001-of-00002.parquet"),
+        ("label", -1, "label_column='label' has no class in row 13 of shard .*train-00001-of-00002.parquet"),
     ],
 )
 def test_later_rows_that_cannot_be_read_are_named(tmp_path, monkeypatch, column, value, words):
