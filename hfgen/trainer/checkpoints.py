@@ -260,6 +260,11 @@ def check_same_run(checkpoint: Path, saved: Mapping[str, Any], current: Mapping[
     saved = {**{key: value for key, value in OF_BEFORE.items() if key in current}, **saved}
     keys = sorted(saved.keys() | current.keys())
     differing = [key for key in keys if _differ(saved.get(key), current.get(key))]
+    if differing == ["lanes"]:
+        raise HfgenError(
+            f"checkpoint {checkpoint} reads its stream in {saved['lanes']} lanes, and these processes would in {current['lanes']}: start a "
+            f"number of processes that divides {saved['lanes']}, with the same whole batch"
+        )
     if differing:
         shown = "; ".join(
             f"{key}: {_shown(saved.get(key))} there, {_shown(current.get(key))} here" for key in differing

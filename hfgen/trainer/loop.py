@@ -34,7 +34,7 @@ from hfgen.trainer.checkpoints import (
 from hfgen.trainer.ema import WeightAverage
 from hfgen.trainer.output import OutputFolder
 from hfgen.trainer.parts import local_part
-from hfgen.trainer.progress import Progress
+from hfgen.trainer.progress import Progress, wait_for_device
 from hfgen.trainer.setup import on_main_process
 from hfgen.trainer.sharding import layout
 from hfgen.trainer.shards import Stored
@@ -195,8 +195,16 @@ class Trainer:
         self.model.train()
         for _ in range(first_step, last_step):
             self.advance(micro_batches)
+            request = self.signals.poll()
+            if self._pauses(request):  # what the device has yet to do is no pause
+                wait_for_device(self.accelerator.device)
             with self.progress.paused():
-                self._after_step(self.signals.poll())
+                self._after_step(request)
+
+    def _pauses(self, request: Request) -> bool:
+        """Whether more than training is due after this step."""
+        due = (self.steps_per_epoch, self.run.checkpointing_steps, self.max_steps)
+        return request is not Request.NOTHING or any(self.step % steps == 0 for steps in due)
 
     def _after_step(self, request: Request) -> None:
         """What belongs to the end of an epoch comes before the checkpoint, so that a kill cannot come between them.

@@ -13,6 +13,7 @@ from hfgen.core.history import HISTORY_FILE, read_history
 from hfgen.core.metadata import run_metadata
 from hfgen.data.clip_sources import split_name
 from hfgen.data.digits import DIGITS
+from hfgen.data.loading import ImagesStreamed
 from hfgen.data.origin import HUB, source_of
 from hfgen.data.training_set import TrainingSet
 from hfgen.results import TrainingRecord
@@ -58,9 +59,13 @@ def training_record(trainer: Trainer, family: str, images: TrainingSet) -> Train
 
 
 def _cpu_seconds(trainer: Trainer) -> float | None:
-    """Of all processes, which share the work evenly; None on a GPU, whose work they do not tell, and where it is not known."""
+    """Of all processes, which share the work evenly; None on a GPU, whose work they do not tell, and where it is not known.
+
+    Processes that only decode images are none of these: what they spend is not known.
+    """
     accelerator, spent = trainer.accelerator, trainer.cpu_seconds
-    if accelerator.device.type != "cpu" or spent is None:
+    decoded_elsewhere = trainer.share is not None or isinstance(trainer.images.train, ImagesStreamed)
+    if accelerator.device.type != "cpu" or spent is None or decoded_elsewhere:
         return None
     return round(spent * accelerator.num_processes, 1)
 

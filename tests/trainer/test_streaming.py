@@ -15,6 +15,7 @@ from hfgen.core.history import read_history
 from hfgen.data.digits import embedded_digits
 from hfgen.evaluation.train_features import train_features
 from hfgen.results import TrainingRecord
+from hfgen.trainer.checkpoints import check_same_run
 from hfgen.trainer.loop import Trainer
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -58,12 +59,18 @@ def test_going_on_gives_the_weights_of_a_training_never_interrupted(train_a_vae,
         assert one.keys() == other.keys()
         assert all((one[key] == other[key]).all() for key in one), name
     record = TrainingRecord.load(whole / "training.json")
+    assert record.cpu_seconds is None  # what its workers spend is not known
     assert (record.images, record.held_out) == (9 * 16, "the first 16 images of 'train'")
     assert sum("validation_loss" in row for row in read_history(whole / "history.jsonl")) == 2
     with pytest.raises(HfgenError, match="shuffle_buffer_size: 24 there, 32 here"):
         train_a_vae(
             **{**flags, "shuffle_buffer_size": 32}, max_train_steps=9, output_dir=parts, resume_from_checkpoint="latest"
         )
+
+
+def test_a_number_of_processes_with_other_lanes_is_told(tmp_path):
+    with pytest.raises(HfgenError, match=r"in 8 lanes, and these processes would in 6: start a number .* divides 8"):
+        check_same_run(tmp_path, {"seed": 0, "lanes": 8}, {"seed": 0, "lanes": 6})
 
 
 @pytest.mark.slow
