@@ -135,7 +135,12 @@ class OptimizationConfig:
     )
     ema_power: float = flag(0.75, "power of the decay's warm-up", range=NOT_NEGATIVE)
     mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(None, "none: what accelerate is configured for")
-    compile: bool = flag(False, "torch.compile the training step; pays on a GPU", identity=False, card="never")
+    compile: bool = flag(
+        False,
+        "torch.compile the training step; benchmarks/compile_training.py says whether it pays",
+        identity=False,
+        card="never",
+    )
     capture: bool = flag(
         False,
         "take each optimizer step as one CUDA graph, where that is possible; for networks whose step is many small kernels",
