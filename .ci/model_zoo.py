@@ -128,12 +128,11 @@ def zoo(entries: list[Entry]) -> str:
 def short_table(entries: list[Entry]) -> str:
     """Of the README."""
     return _table(
-        ("model", "kind", "parameters", "tightest bound", "Frechet distance (floor)"),
+        ("model", "kind", "tightest bound", "Frechet distance (floor)"),
         [
             (
                 f"`{e.name}`",
                 e.title,
-                f"{e.result.parameters:,}",
                 _text(_headline(e, "importance-weighted bound") or _headline(e, "bound")) + _caveat(e) + _withheld(e),
                 _with_floor(e.samples, "frechet"),
             )
