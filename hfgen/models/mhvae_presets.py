@@ -17,7 +17,7 @@ def _mlp(**values: Any) -> dict[str, Any]:
 
 
 def _conv(**values: Any) -> dict[str, Any]:
-    """Latents of half and of a quarter of the side."""
+    """Of two layers the latents have half and a quarter of the side."""
     return {"_class_name": "ConvMHVAE", "strides": [2, 2], "latent_bound": 6.0, **values}
 
 
@@ -27,13 +27,15 @@ MHVAE_PRESETS: dict[str, dict[str, Any]] = {
     "mnist-2": _mlp(
         latent_sizes=[100, 50], hidden_sizes=[[256, 256], [128, 128]], likelihood="bernoulli", latent_bound=6.0
     ),
-    "mnist-5": _mlp(
-        latent_sizes=[100, 64, 32, 16, 8],
-        hidden_sizes=[[248, 248], [128], [96], [64], [32]],
+    # 7x7x8 latents under 32, 16 and 8 without a place; the linear ways keep all of them awake
+    "mnist-5": _conv(
+        latent_channels=[8, 32, 32, 16, 8],
+        strides=[4, 7, 1, 1, 1],
+        block_out_channels=[48, 64, 32, 32, 32],
+        fine_channels=12,
+        activation="silu",
         skip=True,
-        layer_norm=True,
         likelihood="bernoulli",
-        latent_bound=6.0,
     ),
     "mnist-8bit": _conv(
         latent_channels=[4, 8], block_out_channels=[48, 64], activation="silu", likelihood="categorical"
@@ -45,7 +47,7 @@ MHVAE_PRESETS: dict[str, dict[str, Any]] = {
 MHVAES_FOR = {
     "digits": MadeFor(channels=1, side=8),
     "mnist-2": MadeFor(channels=1, side=28, default=False),
-    "mnist-5": MadeFor(channels=1, side=28, default=False),
+    "mnist-5": MadeFor(channels=1, side=28, multiple=28, default=False),
     "mnist-8bit": MadeFor(channels=1, side=28, multiple=4),
     "rgb-32": MadeFor(channels=3, side=32, multiple=4),
 }

@@ -51,6 +51,7 @@ VAE_PRESETS = {
     "mnist-2d": _mlp(hidden_sizes=[256, 128], latent_size=2, likelihood="bernoulli"),
     # the sizes of Burda et al. 2016, one stochastic layer
     "mnist-50d": _mlp(hidden_sizes=[200, 200], latent_size=50, likelihood="bernoulli", latent_bound=6.0),
+    "mnist-50d-wide": _mlp(hidden_sizes=[320, 256], latent_size=50, likelihood="bernoulli", latent_bound=6.0),
     "mnist-grey": _mlp(hidden_sizes=[200, 150], latent_size=32, likelihood="bernoulli_grey"),
     "mnist-conv": {
         "_class_name": "ConvVAE",
@@ -76,7 +77,7 @@ def _made_for(name: str, channels: int, side: int, default: bool = True) -> Made
 VAES_FOR = {
     "digits": _made_for("digits", 1, 8),
     # those that take pixels for black and white are not for whatever is 28x28
-    **{name: _made_for(name, 1, 28, default=False) for name in ("mnist-2d", "mnist-50d", "mnist-grey")},
+    **{name: _made_for(name, 1, 28, default=False) for name in ("mnist-2d", "mnist-50d", "mnist-50d-wide", "mnist-grey")},
     "mnist-conv": _made_for("mnist-conv", 1, 28),
     **{f"grey-{side}": _made_for(f"grey-{side}", 1, side) for side in (32, 64, 128)},
     **{f"rgb-{side}": _made_for(f"rgb-{side}", 3, side) for side in (28, 32, 64, 128)},

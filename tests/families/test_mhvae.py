@@ -271,7 +271,6 @@ PRESETS = {
     "mhvae-mnist-5": 28,
     "mhvae-mnist-8bit": 28,
     "mhvae-mnist-2-dreg": 28,
-    "mhvae-mnist-5-dreg": 28,
 }
 
 

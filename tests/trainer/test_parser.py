@@ -180,7 +180,7 @@ def test_mhvae_presets_parse(preset, repository):
     assert config.data.dataset_name.endswith(preset.split("-")[0])
 
 
-DREG_PRESETS = ["vae-mnist-50d-dreg", "mhvae-mnist-2-dreg", "mhvae-mnist-5-dreg"]
+DREG_PRESETS = ["vae-mnist-50d-dreg", "mhvae-mnist-2-dreg"]
 
 
 @pytest.mark.parametrize("preset", DREG_PRESETS)

@@ -58,8 +58,8 @@ class VAEFlags(VariationalFlags):
 
     model_config_name_or_path: str | None = flag(
         None,
-        "digits, mnist-2d, mnist-50d, mnist-grey, mnist-conv, grey-32, grey-64, grey-128, rgb-28, rgb-32, rgb-64, rgb-128, a "
-        "config JSON of MLPVAE or ConvVAE, a folder or repository; none: the preset of the images' size and channels",
+        "digits, mnist-2d, mnist-50d, mnist-50d-wide, mnist-grey, mnist-conv, grey-32, grey-64, grey-128, rgb-28, rgb-32, rgb-64, "
+        "rgb-128, a config JSON of MLPVAE or ConvVAE, a folder or repository; none: the preset of the images' size and channels",
     )
     pretrained_model_name_or_path: str | None = flag(
         None, "folder or repository of a trained VAE pipeline to start from, instead of model_config_name_or_path"
