@@ -124,7 +124,7 @@ def test_presets_parse(preset, repository):
     assert config.data.dataset_name.endswith(preset)
 
 
-VAE_PRESETS = ["digits", "mnist-2d", "mnist-50d", "mnist-grey", "mnist-conv"]
+VAE_PRESETS = ["digits", "mnist-2d", "mnist-50d", "mnist-50d-wide", "mnist-grey", "mnist-conv"]
 
 
 @pytest.mark.parametrize("preset", VAE_PRESETS)

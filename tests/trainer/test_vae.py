@@ -476,7 +476,15 @@ def test_overwriting_replaces_one_training_by_another(train_a_vae, tmp_path):
     assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-2"]
 
 
-PRESETS = ["vae-digits", "vae-mnist-2d", "vae-mnist-50d", "vae-mnist-50d-iw", "vae-mnist-grey", "vae-mnist-conv"]
+PRESETS = [
+    "vae-digits",
+    "vae-mnist-2d",
+    "vae-mnist-50d",
+    "vae-mnist-50d-wide",
+    "vae-mnist-50d-iw",
+    "vae-mnist-grey",
+    "vae-mnist-conv",
+]
 
 
 @pytest.mark.slow
