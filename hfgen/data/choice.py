@@ -93,6 +93,10 @@ def choose_images(asked: MeasuredData, models: Folders) -> ImageChoice:
     held out different images, and for images that are not those of the training any more.
     """
     named = next((x for x in (asked.dataset, asked.train_data_dir, asked.dataset_name) if x is not None), None)
+    if asked.dataset_name is not None and asked.train_data_dir is not None:
+        raise HfgenError(
+            f"dataset_name={asked.dataset_name!r} and train_data_dir={asked.train_data_dir!r} name two sources: pass one of them"
+        )
     if named is None:
         _check_alone(asked)
         return _recorded_images(asked, models)

@@ -45,10 +45,22 @@ def evaluate_model(model: Model, config: EvaluationConfig, out: Path | None = No
     Parts that are done are kept beside `out` until `write_results`. What is wrong with the options of samples is told before
     the likelihood is measured.
 
-    Raises `HfgenError` for options that the model's family has not, for images that do not fit the model, for what cannot be
-    measured, and for numbers that are not finite.
+    Raises `HfgenError` for options that the model's family has not or that would do nothing, for images that do not fit the
+    model, for what cannot be measured, and for numbers that are not finite.
     """
+    _check_effect(config)
     return prepare(model, config).measure(out)
+
+
+def _check_effect(config: EvaluationConfig) -> None:
+    """Raise `HfgenError` for flags of what is not measured; a comparison may measure it of another model."""
+    drawn = config.samples is not None or config.classifier_accuracy is not None
+    if config.max_images is not None and drawn and not config.likelihood:
+        raise HfgenError(
+            f"max_images={config.max_images}: of the likelihood's images, and no likelihood is asked for: add --likelihood"
+        )
+    if config.train_split is not None and not drawn:
+        raise HfgenError(f"train_split={config.train_split!r}: only with --samples, such as --samples 10000")
 
 
 @dataclass(frozen=True, kw_only=True)

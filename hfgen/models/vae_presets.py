@@ -77,7 +77,10 @@ def _made_for(name: str, channels: int, side: int, default: bool = True) -> Made
 VAES_FOR = {
     "digits": _made_for("digits", 1, 8),
     # those that take pixels for black and white are not for whatever is 28x28
-    **{name: _made_for(name, 1, 28, default=False) for name in ("mnist-2d", "mnist-50d", "mnist-50d-wide", "mnist-grey")},
+    **{
+        name: _made_for(name, 1, 28, default=False)
+        for name in ("mnist-2d", "mnist-50d", "mnist-50d-wide", "mnist-grey")
+    },
     "mnist-conv": _made_for("mnist-conv", 1, 28),
     **{f"grey-{side}": _made_for(f"grey-{side}", 1, side) for side in (32, 64, 128)},
     **{f"rgb-{side}": _made_for(f"rgb-{side}", 3, side) for side in (28, 32, 64, 128)},

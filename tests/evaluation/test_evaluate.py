@@ -573,6 +573,15 @@ def test_flags_that_do_not_go_together(refused, samples):
     assert refused("diffusion", "--sample_pixels: diffusion (diffusion) has no such choice", "--sample_pixels") == 1
 
 
+def test_flags_of_what_is_not_measured(refused, samples, tmp_path):
+    refused(
+        "vae", "max_images=9: of the likelihood's images, and no likelihood is asked for", *samples, "--max_images", "9"
+    )
+    refused("vae", "train_split='train': only with --samples", "--likelihood", "--train_split", "train")
+    folder = str(tmp_path)
+    refused("vae", "name two sources: pass one of them", "--likelihood", "--train_data_dir", folder)
+
+
 def test_values_out_of_range(refused, samples):
     for flag, value in (
         ("--max_images", "0"),
