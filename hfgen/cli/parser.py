@@ -6,10 +6,11 @@ Flags look as those of transformers' `HfArgumentParser`, whose import would take
 from __future__ import annotations
 
 import sys
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, HelpFormatter, Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
+from textwrap import wrap
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -27,11 +28,18 @@ LARGEST = 2**63 - 1
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
+class _WholeNames(HelpFormatter):
+    """Breaks lines between words alone: names such as mnist-50d can then be copied and searched for."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 class Parser(ArgumentParser):
     """Tells a usage error in one line, with exit status 2; flags are never abbreviated."""
 
     def __init__(self, **kwargs: Any):
-        super().__init__(**{"allow_abbrev": False, **kwargs})
+        super().__init__(**{"allow_abbrev": False, "formatter_class": _WholeNames, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         """End with a line that tells the mistake."""

@@ -22,7 +22,7 @@ MODELS = {
 }
 PRESETS = {
     "digits": (1, 8),
-    **{f"mnist-{kind}": (1, 28) for kind in ("2d", "50d", "grey", "conv")},
+    **{f"mnist-{kind}": (1, 28) for kind in ("2d", "50d", "50d-wide", "grey", "conv")},
     **{f"grey-{side}": (1, side) for side in (32, 64, 128)},
     **{f"rgb-{side}": (3, side) for side in (28, 32, 64, 128)},
 }
