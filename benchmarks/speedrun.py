@@ -21,11 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from common import environment, shown_settings, write_json
 
 import hfgen
 from hfgen.cli.parser import parse_training_config
 from hfgen.core.history import HISTORY_FILE, read_history
+from hfgen.data.training_set import load_training_set
+from hfgen.families.registry import get_family
 from hfgen.results import TRAINING_FILE, EvaluationResult, TrainingRecord
 
 TRAINING = Path(__file__).parents[1] / "training"
@@ -193,11 +196,6 @@ def trainings(args, row: Row) -> list[Path]:
 
 def seconds_to_encode(config) -> float:
     """Of all images, which comes before the first step on latents."""
-    from accelerate import Accelerator
-
-    from hfgen.data.training_set import load_training_set
-    from hfgen.families.registry import get_family
-
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     images = load_training_set(config.data, channels=None, resolution=None, seed=0, accelerator=accelerator)
     start = time.perf_counter()

@@ -196,10 +196,10 @@ class Trainer:
         for _ in range(first_step, last_step):
             self.advance(micro_batches)
             request = self.signals.poll()
-            if self._pauses(request):  # what the device has yet to do is no pause
-                wait_for_device(self.accelerator.device)
-            with self.progress.paused():
-                self._after_step(request)
+            if self._pauses(request):
+                wait_for_device(self.accelerator.device)  # what it has yet to do is no pause
+                with self.progress.paused():
+                    self._after_step(request)
 
     def _pauses(self, request: Request) -> bool:
         """Whether more than training is due after this step."""

@@ -45,7 +45,6 @@ class VAETask(OneOptimizer):
         latent_sizes: dimensions of each layer of latents.
         pipeline_type: what is made of the network.
         free_bits: nats that each layer's KL counts for at least, in training alone.
-        chooses: whether the objective takes the gradient through a part of the samples.
     """
 
     objective: Any
@@ -56,7 +55,11 @@ class VAETask(OneOptimizer):
     free_bits: float
     seed: int
     pipeline_type: type[DiffusionPipeline]
-    chooses: bool = False
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the objective takes the gradient through a part of the samples."""
+        return getattr(self.objective, "gradient_samples", None) is not None
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -118,11 +121,11 @@ def make_task(
         raise HfgenError(
             "objective=dreg of several layers: not with --use_fsdp of accelerate launch, take iw or leave it out"
         )
-    chooses = model.gradient_samples is not None
     objective = OBJECTIVES[model.objective](module.likelihood)
+    if model.gradient_samples is not None:
+        objective = replace(objective, gradient_samples=model.gradient_samples)
     return VAETask(
-        objective=replace(objective, gradient_samples=model.gradient_samples) if chooses else objective,
-        chooses=chooses,
+        objective=objective,
         image_shape=shape,
         latent_sizes=latent_sizes,
         num_latent_samples=model.num_latent_samples,
